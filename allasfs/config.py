@@ -1,0 +1,79 @@
+"""The frozen settings of a mount: every default with its reason; reads no environment, no file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+TIB = 1024 * GIB
+
+_SIZE = re.compile(r"(\d+)([KMGT]?)(I?B)?", re.IGNORECASE)
+_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
+
+
+def parse_size(text: str) -> int:
+    """Return bytes for ``512``, ``64M``, ``5G``, ``1T`` (powers of 1024); raise ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError(
+            f"{text!r} is not a size: write a whole number and K, M, G or T, as in 64M"
+        )
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of one mount. Sizes are bytes, times are seconds."""
+
+    # What to mount: the whole account (""), a bucket, or a prefix in a bucket (ends in "/").
+    bucket: str = ""
+    prefix: str = ""
+
+    # How old an answer about names, sizes and times may be, in all caches together, the kernel's
+    # included. A minute is what people wait for a colleague's file before they ask.
+    ttl_s: float = 60.0
+    # An operation ends at the latest after this long without progress. 60 s outlives a restart of
+    # a proxy server and is about as long as a person watches a silent prompt.
+    timeout_s: float = 60.0
+
+    # Where written files wait for their upload. None: the program chooses a private cache folder.
+    spool_dir: Path | None = None
+    # Room for three objects of the largest size that goes up in one PUT.
+    spool_size: int = 16 * GIB
+    # Bytes in flight and kept for reading. Four readers with a full window each (see readahead.py).
+    memory: int = 128 * MIB
+    # Connections to the object store at any moment. Swift's proxies serve about this many streams
+    # of one client well; requests beyond it wait for a free one.
+    connections: int = 16
+    # Files above the threshold become segments and a manifest: 5 GB is what Allas' instructions
+    # say, and just below what one PUT may hold (5 GiB).
+    segment_threshold: int = 5_000_000_000
+    # The segment size in CSC's examples; a file of 1 TiB then has 1024 segments of this size, so
+    # larger files get larger segments (store/large.py).
+    segment_size: int = GIB
+
+    read_only: bool = False
+    allow_other: bool = False
+    default_permissions: bool = False
+    # Owner of everything that does not say otherwise, and the bits taken from 0777 and 0666.
+    uid: int = 0
+    gid: int = 0
+    umask: int = 0o022
+    # Show the buckets that hold segments of large objects (``*_segments``).
+    show_segments: bool = False
+    # Buckets of other projects, which are in no listing, to be shown at the root.
+    extra_buckets: tuple[str, ...] = field(default=())
+
+    @property
+    def kernel_timeout_s(self) -> float:
+        """How long the kernel may answer by itself; our own caches get the rest of the TTL."""
+        return self.ttl_s / 4
+
+    @property
+    def listing_ttl_s(self) -> float:
+        """How long a listing is believed: with the kernel's share it adds up to ``ttl_s``."""
+        return self.ttl_s - self.kernel_timeout_s
