@@ -1,0 +1,1 @@
+"""Speaks Swift. Knows nothing of files."""

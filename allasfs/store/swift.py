@@ -1,0 +1,691 @@
+"""SwiftStore: the Store protocol over the Swift API, as OpenStack Swift and Ceph RGW speak it.
+
+The only importer of swiftclient and requests. One place each for the exchange of a request and its
+answer (``_exchange``), the retries (``_retrying``) and the streamed answer (``SwiftBody``); what
+the answers mean is in ``wire.py``. Any thread may call any method.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote, urlencode, urlsplit
+
+import requests
+import urllib3
+from swiftclient.client import HTTPConnection
+
+from allasfs.config import Config
+from allasfs.deadline import Deadline, current
+from allasfs.errors import (
+    AccessDenied,
+    BadCredentials,
+    FsError,
+    NotFound,
+    NotSupported,
+    SetupError,
+    Stale,
+    TimedOut,
+    Unavailable,
+)
+from allasfs.store import wire
+from allasfs.store.api import (
+    AccountInfo,
+    Capabilities,
+    ContainerInfo,
+    ObjectHead,
+    ObjectInfo,
+    Page,
+    Segment,
+    Source,
+)
+from allasfs.store.auth import Auth
+from allasfs.store.pool import ConnectionPool
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+P = TypeVar("P", bound=Sized)
+
+# Bodies are read and sent in pieces of this size: large enough that Python's cost for each piece
+# disappears behind the copy, small enough that a reader does not wait for much more than it asked.
+CHUNK_BYTES = 256 * 1024
+# A host that does not answer a SYN within this is not there.
+CONNECT_TIMEOUT_S = 10.0
+# Waits between attempts double from the first to the last of these, with jitter, so that many
+# clients do not come back at the same moment.
+FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 8.0
+# RGW handles 1024 names of one bulk request and says nothing of the rest (measured, 16.2).
+BULK_DELETE_NAMES = 1000
+
+_TRANSPORT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+
+class _RetriableError(Exception):
+    """An attempt failed in a way that another attempt may mend."""
+
+    def __init__(self, error: FsError, wait_s: float | None = None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.wait_s = wait_s
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is sent. ``path`` is quoted and relative to the account."""
+
+    method: str
+    path: str
+    query: Mapping[str, str | int] | None = None
+    headers: Mapping[str, str] | None = None
+    source: Source | None = None
+    body: bytes = b""
+    # What the log and the errors call it.
+    subject: str = ""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A complete answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class _Upload:
+    """A Source as requests wants it: sized, so that it is not chunked, and iterable."""
+
+    def __init__(self, source: Source, deadline: Deadline) -> None:
+        self._source = source
+        self._deadline = deadline
+
+    def __len__(self) -> int:
+        return self._source.size
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._source.chunks():
+            yield chunk
+            self._deadline.progress()
+
+
+class SwiftBody:
+    """The streamed answer of a GET; gives its connection back when it is left."""
+
+    def __init__(
+        self, info: ObjectInfo, length: int, raw: Any, deadline: Deadline, subject: str
+    ) -> None:
+        self._info = info
+        self._left = length
+        self._raw = raw
+        self._deadline = deadline
+        self._subject = subject
+
+    @property
+    def info(self) -> ObjectInfo:
+        """The version that the bytes belong to."""
+        return self._info
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every announced byte was read, so that the connection may serve again."""
+        return self._left == 0
+
+    def drain(self) -> None:
+        """Hand the socket of a complete (or empty) body back to its session."""
+        self._raw.drain_conn()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield pieces of CHUNK_BYTES, the last one shorter; raise Unavailable at a short end."""
+        while self._left:
+            wanted = min(CHUNK_BYTES, self._left)
+            try:
+                chunk: bytes = self._raw.read(wanted)
+            except _TRANSPORT_ERRORS as exc:
+                raise Unavailable(self._subject, f"the body broke off: {_plain(exc)}") from exc
+            if len(chunk) != wanted:
+                missing = self._left - len(chunk)
+                raise Unavailable(self._subject, f"the body ended {missing} bytes early")
+            self._left -= wanted
+            self._deadline.progress()
+            yield chunk
+
+
+class SwiftStore:
+    """An account on a Swift server."""
+
+    def __init__(self, auth: Auth, config: Config, *, ca_file: str | None = None) -> None:
+        self._auth = auth
+        self._timeout_s = config.timeout_s
+        self._ca_file = ca_file
+        self._pool: ConnectionPool[HTTPConnection] = ConnectionPool(
+            self._connect, config.connections
+        )
+        # Leaf lock.
+        self._lock = threading.Lock()
+        self._requests: Counter[str] = Counter()  # guarded by _lock
+
+    def close(self) -> None:
+        """Close the idle connections; requests in flight end by themselves."""
+        self._pool.close()
+
+    def requests(self) -> dict[str, int]:
+        """Return how many requests of each method were sent so far."""
+        with self._lock:
+            return dict(self._requests)
+
+    # -- the account ------------------------------------------------------------------------------
+
+    @cached_property
+    def _capabilities(self) -> Capabilities:
+        url = urlsplit(self._auth.endpoint().storage_url)
+        path = re.sub(r"/v\d[\d.]*(/.*)?$", "", url.path) + "/info"
+        try:
+            answer = self._send(_Request("GET", path, subject="/info"), absolute=True)
+            return wire.capabilities(json.loads(answer.body))
+        except (AccessDenied, NotFound, ValueError, AttributeError) as exc:
+            # A site may hide /info; what is assumed then is right, if slower, on every server.
+            log.info("the server tells nothing of itself (%s): the safe defaults are used", exc)
+            return Capabilities()
+
+    def capabilities(self) -> Capabilities:
+        """Return what the server can do; asked once."""
+        return self._capabilities
+
+    def account(self) -> AccountInfo:
+        """Return usage and quota of the account."""
+        headers = self._send(_Request("HEAD", "", subject="the account")).headers
+        quota = headers.get("x-account-quota-bytes") or headers.get("x-account-meta-quota-bytes")
+        return AccountInfo(
+            bytes_used=int(headers.get("x-account-bytes-used", 0)),
+            object_count=int(headers.get("x-account-object-count", 0)),
+            container_count=int(headers.get("x-account-container-count", 0)),
+            quota_bytes=int(quota) if quota else None,
+        )
+
+    def containers(self) -> list[ContainerInfo]:
+        """Return all containers of the account."""
+        pages = self._pages(
+            "", {}, "the account", wire.container_page, last=lambda page: page[-1].name
+        )
+        return [container for page in pages for container in page]
+
+    def head_container(self, container: str) -> ContainerInfo:
+        """Return one container, also another project's that this one may read."""
+        headers = self._send(_Request("HEAD", quote(container), subject=container)).headers
+        return ContainerInfo(
+            container,
+            int(headers.get("x-container-object-count", 0)),
+            int(headers.get("x-container-bytes-used", 0)),
+            wire.header_time_ns(headers),
+        )
+
+    def create_container(self, container: str) -> None:
+        """Create it; raise Exists when the name is taken by another project."""
+        self._send(_Request("PUT", quote(container), subject=container))
+
+    def delete_container(self, container: str) -> None:
+        """Delete it; raise DirectoryNotEmpty, NotFound."""
+        self._delete(quote(container), container)
+
+    def listing(
+        self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = ""
+    ) -> Iterator[Page]:
+        """Yield the pages until the end: a short page where the server's are exact, else an empty
+        one. No ``limit`` is sent, because RGW answers with far shorter pages when it is.
+        """
+        query = {"prefix": prefix, "delimiter": delimiter}
+        return self._pages(
+            quote(container),
+            query,
+            f"{container}/{prefix}",
+            lambda body: wire.object_page(body, delimiter),
+            last=lambda page: page.marker,
+            marker=marker,
+        )
+
+    def _pages(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        subject: str,
+        parse: Callable[[bytes], P],
+        *,
+        last: Callable[[P], str],
+        marker: str = "",
+    ) -> Iterator[P]:
+        """Yield parsed pages, each by one request, until the end."""
+        while True:
+            full = {"format": "json", **query, "marker": marker}
+            given = {name: value for name, value in full.items() if value}
+            body = self._send(_Request("GET", path, given, subject=subject)).body
+            page = self._understood(parse, body, subject)
+            if not len(page):
+                return
+            if last(page).encode() <= marker.encode():
+                raise Unavailable(subject, f"the listing does not go on after {marker!r}")
+            marker = last(page)
+            current(self._timeout_s).progress()
+            yield page
+            limits = self.capabilities()
+            if limits.exact_pages and len(page) < limits.listing_limit:
+                return
+
+    @staticmethod
+    def _understood(parse: Callable[[bytes], T], body: bytes, subject: str) -> T:
+        try:
+            return parse(body)
+        except ValueError as exc:
+            raise Unavailable(subject, f"the answer cannot be understood: {exc}") from exc
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def head(self, container: str, key: str) -> ObjectHead:
+        """Return size, version and metadata of an object."""
+        answer = self._send(_Request("HEAD", _path(container, key), subject=f"{container}/{key}"))
+        return wire.object_head(key, answer.headers)
+
+    @contextmanager
+    def get(
+        self, container: str, key: str, *, span: tuple[int, int] | None = None, etag: str = ""
+    ) -> Iterator[SwiftBody]:
+        """Open the bytes of ``span``; raise Stale when the object is no longer ``etag``.
+
+        ``etag`` is sent as If-Match, which RGW answers rightly for plain objects only; for large
+        ones the caller leaves it out and compares ``info``.
+        """
+        subject = f"{container}/{key}"
+        headers = {"range": f"bytes={span[0]}-{span[1] - 1}"} if span else {}
+        if etag:
+            headers["if-match"] = f'"{etag}"'
+        request = _Request("GET", _path(container, key), headers=headers, subject=subject)
+        deadline = current(self._timeout_s)
+
+        def attempt() -> tuple[HTTPConnection, SwiftBody]:
+            with self._exchange(request, deadline) as (connection, response, reply):
+                try:
+                    size = wire.whole_size(reply, span, response.status)
+                    info = wire.object_info(key, reply, size)
+                except (KeyError, ValueError) as exc:
+                    error = Unavailable(subject, f"the answer cannot be used: {exc}")
+                    raise _RetriableError(error) from exc
+                if etag and info.etag != etag:
+                    raise Stale(subject, "replaced by another client")
+                body = SwiftBody(
+                    info, int(reply["content-length"]), response.resp_raw, deadline, subject
+                )
+                response.keep = True
+                return connection, body
+
+        connection, body = self._retrying(subject, deadline, attempt)
+        try:
+            yield body
+        finally:
+            if body.is_complete:
+                body.drain()
+            self._pool.release(connection, reusable=body.is_complete)
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def put(
+        self,
+        container: str,
+        key: str,
+        source: Source,
+        *,
+        md5: str,
+        content_type: str,
+        metadata: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """Store the bytes, verified by their MD5 on the server and again by its answer."""
+        subject = f"{container}/{key}"
+        sent = {
+            **(headers or {}),
+            **wire.meta_headers(metadata),
+            "etag": md5,
+            "content-type": content_type,
+        }
+        request = _Request(
+            "PUT", _path(container, key), headers=sent, source=source, subject=subject
+        )
+        answer = self._send(request)
+        if answer.headers.get("etag", "").strip('"') != md5:
+            raise Unavailable(subject, "the store's checksum is not that of the bytes sent")
+        return self._stored(key, answer, source.size, content_type)
+
+    def put_slo(
+        self,
+        container: str,
+        key: str,
+        segments: Iterable[Segment],
+        *,
+        content_type: str,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """Publish a static large object. RGW needs the leading ``/``, and no ETag header."""
+        parts = list(segments)
+        manifest = [
+            {"path": f"/{part.container}/{part.key}", "etag": part.etag, "size_bytes": part.size}
+            for part in parts
+        ]
+        request = _Request(
+            "PUT",
+            _path(container, key),
+            {"multipart-manifest": "put"},
+            {**wire.meta_headers(metadata), "content-type": content_type},
+            body=json.dumps(manifest).encode(),
+            subject=f"{container}/{key}",
+        )
+        answer = self._send(request)
+        answer = replace(answer, headers={**answer.headers, "x-static-large-object": "true"})
+        return self._stored(key, answer, sum(part.size for part in parts), content_type)
+
+    def put_dlo(
+        self,
+        container: str,
+        key: str,
+        manifest: str,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """Publish a dynamic large object; its size and ETag come from a HEAD."""
+        sent = {
+            **wire.meta_headers(metadata),
+            "content-type": content_type,
+            "x-object-manifest": quote(manifest),
+        }
+        path = _path(container, key)
+        self._send(_Request("PUT", path, headers=sent, subject=f"{container}/{key}"))
+        return self.head(container, key).info
+
+    def slo_segments(self, container: str, key: str) -> list[Segment]:
+        """Return the segments; raise NotSupported on RGW, which answers with nothing."""
+        subject = f"{container}/{key}"
+        query = {"multipart-manifest": "get", "format": "raw"}
+        body = self._send(_Request("GET", _path(container, key), query, subject=subject)).body
+        if not body:
+            raise NotSupported(subject, "the server does not tell the segments of this object")
+        return self._understood(_segments, body, subject)
+
+    def post(self, container: str, head: ObjectHead, metadata: Mapping[str, str]) -> ObjectInfo:
+        """Replace the metadata; repeats what a POST would drop."""
+        key = head.info.key
+        sent = {**head.headers, **wire.meta_headers(metadata)}
+        request = _Request(
+            "POST", _path(container, key), headers=sent, subject=f"{container}/{key}"
+        )
+        date = self._send(request).headers.get("date", "")
+        return replace(head.info, mtime_ns=wire.header_time_ns({"last-modified": date}))
+
+    def copy(
+        self, container: str, info: ObjectInfo, target: tuple[str, str], *, manifest: bool = False
+    ) -> ObjectInfo:
+        """Copy on the server, metadata included; return the new version.
+
+        With ``manifest`` a large object's manifest is copied, and both then share their segments.
+        RGW always does this; OpenStack Swift without it would join the segments to one object.
+        """
+        request = _Request(
+            "COPY",
+            _path(container, info.key),
+            {"multipart-manifest": "get"} if manifest else None,
+            {"destination": _path(*target)},
+            subject=f"{container}/{info.key}",
+        )
+        answer = self._send(request)
+        copied = self._stored(target[1], answer, info.size, info.content_type)
+        return replace(copied, kind=info.kind, etag=info.etag if manifest else copied.etag)
+
+    def delete(self, container: str, key: str) -> None:
+        """Delete the object; raise NotFound."""
+        self._delete(_path(container, key), f"{container}/{key}")
+
+    def delete_many(self, container: str, keys: Iterable[str]) -> None:
+        """Delete objects by bulk requests; raise the first error that they report."""
+        names = list(keys)
+        for start in range(0, len(names), BULK_DELETE_NAMES):
+            batch = names[start : start + BULK_DELETE_NAMES]
+            request = _Request(
+                "POST",
+                "",
+                {"bulk-delete": "1"},
+                {"content-type": "text/plain", "accept": "application/json"},
+                body="\n".join(_path(container, key) for key in batch).encode(),
+                subject=container,
+            )
+            report = self._understood(json.loads, self._send(request).body, container)
+            for name, status in report.get("Errors", []):
+                code = int(str(status).split()[0])
+                if code != 404:
+                    raise wire.error_for("DELETE", unquote(name), code, b"", "")
+            if not str(report.get("Response Status", "200")).startswith("200") and not report.get(
+                "Errors"
+            ):
+                raise Unavailable(container, f"bulk delete: {report.get('Response Status')}")
+            current(self._timeout_s).progress()
+
+    def _delete(self, path: str, subject: str) -> None:
+        deadline = current(self._timeout_s)
+        lost_answer = False
+
+        def attempt() -> None:
+            nonlocal lost_answer
+            try:
+                self._complete(_Request("DELETE", path, subject=subject), deadline)
+            except NotFound:
+                if not lost_answer:
+                    raise
+                # The attempt whose answer was lost has done it.
+            except _RetriableError:
+                lost_answer = True
+                raise
+
+        self._retrying(subject, deadline, attempt)
+
+    @staticmethod
+    def _stored(key: str, answer: _Answer, size: int, content_type: str) -> ObjectInfo:
+        info = wire.object_info(key, answer.headers, size)
+        mtime_ns = info.mtime_ns or time.time_ns() // 1_000_000_000 * 1_000_000_000
+        return replace(info, content_type=content_type, mtime_ns=mtime_ns)
+
+    # -- requests ---------------------------------------------------------------------------------
+
+    def _connect(self) -> HTTPConnection:
+        url = self._auth.endpoint().storage_url
+        return HTTPConnection(url, cacert=self._ca_file, default_user_agent="allasfs")
+
+    def _send(self, request: _Request, *, absolute: bool = False) -> _Answer:
+        """Return the complete answer, after as many attempts as the deadline allows."""
+        deadline = current(self._timeout_s)
+        return self._retrying(
+            request.subject,
+            deadline,
+            lambda: self._complete(request, deadline, absolute=absolute),
+        )
+
+    def _complete(
+        self, request: _Request, deadline: Deadline, *, absolute: bool = False
+    ) -> _Answer:
+        with self._exchange(request, deadline, absolute=absolute) as (_, response, headers):
+            body = response.read()
+            return _Answer(response.status, headers, body)
+
+    def _retrying(self, subject: str, deadline: Deadline, attempt: Callable[[], T]) -> T:
+        """Repeat the attempt with growing waits until it succeeds, is refused, or time is up."""
+        wait_s = FIRST_WAIT_S
+        is_renewed = False
+        while True:
+            try:
+                return attempt()
+            except _RetriableError as again:  # noqa: PERF203 - it is a loop of retries
+                pause = again.wait_s
+                if again.error.code == AccessDenied.code:
+                    if is_renewed:
+                        raise again.error from again
+                    is_renewed = True
+                if pause is None:
+                    pause = wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+                    wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+                if deadline.left() <= pause:
+                    raise again.error from again
+                log.info("%s: %s: again in %.1f s", subject, again.error.why, pause)
+                time.sleep(pause)
+
+    @contextmanager
+    def _exchange(
+        self, request: _Request, deadline: Deadline, *, absolute: bool = False
+    ) -> Iterator[tuple[HTTPConnection, _Response, Mapping[str, str]]]:
+        """Send the request and yield its answer when the status says success.
+
+        Raises what the status means, as _RetriableError where another attempt may help. The
+        connection goes back to the pool afterwards, unless ``keep`` was set on the response.
+        """
+        endpoint = self._endpoint(request.subject)
+        connection = self._pool.acquire(deadline)
+        response: _Response | None = None
+        try:
+            left = deadline.check(request.subject)
+            connection.requests_args["timeout"] = (min(left, CONNECT_TIMEOUT_S), left)
+            path = request.path if absolute else self._full_path(endpoint.storage_url, request.path)
+            if request.query:
+                path += "?" + urlencode(request.query, quote_via=quote)
+            with self._lock:
+                self._requests[request.method] += 1
+            data: Any = request.body
+            if request.source is not None and request.source.size:
+                data = _Upload(request.source, deadline)
+            headers = {**(request.headers or {}), "x-auth-token": endpoint.token}
+            response = _Response(connection, request.method, path, data, headers)
+            if response.status >= 300:
+                self._refuse(request, response, endpoint.token)
+            yield connection, response, response.headers
+        except _TRANSPORT_ERRORS as exc:
+            if isinstance(exc, FsError):
+                raise
+            raise _RetriableError(_transport_error(request, exc)) from exc
+        finally:
+            if response is None or not response.keep:
+                whole = response is not None and response.is_read
+                self._pool.release(connection, reusable=whole)
+
+    def _refuse(self, request: _Request, response: _Response, token: str) -> None:
+        status = response.status
+        body = response.read()
+        trans_id = response.headers.get("x-trans-id", "")
+        error = wire.error_for(request.method, request.subject, status, body, trans_id)
+        if status == 401 and self._renewed(request.subject, token):
+            raise _RetriableError(error, wait_s=0.0)
+        if status in wire.RETRIED:
+            raise _RetriableError(error, _retry_after(response.headers))
+        raise error
+
+    def _endpoint(self, subject: str) -> Any:
+        try:
+            return self._auth.endpoint()
+        except BadCredentials as exc:
+            raise AccessDenied(subject, str(exc)) from exc
+        except SetupError as exc:
+            raise _RetriableError(Unavailable(subject, str(exc))) from exc
+
+    def _renewed(self, subject: str, token: str) -> bool:
+        try:
+            return self._auth.refused(token)
+        except BadCredentials as exc:
+            raise AccessDenied(subject, str(exc)) from exc
+        except SetupError as exc:
+            raise _RetriableError(Unavailable(subject, str(exc))) from exc
+
+    @staticmethod
+    def _full_path(storage_url: str, path: str) -> str:
+        account = urlsplit(storage_url).path.rstrip("/")
+        return f"{account}/{path}" if path else account
+
+
+class _Response:
+    """An answer whose headers are read and whose body is still on the wire."""
+
+    def __init__(
+        self,
+        connection: HTTPConnection,
+        method: str,
+        path: str,
+        data: Any,
+        headers: Mapping[str, str],
+    ) -> None:
+        began = time.monotonic()
+        connection.request(method, path, data, dict(headers))
+        self._response: Any = connection.getresponse()
+        self.status: int = self._response.status
+        # Set by the one who takes over the connection.
+        self.keep = False
+        self.is_read = False
+        try:
+            self.headers = {name.lower(): value for name, value in self._response.getheaders()}
+        except UnicodeDecodeError as exc:
+            raise requests.exceptions.InvalidHeader("a header is not UTF-8") from exc
+        log.debug(
+            "%s %s: %d in %.0f ms [%s]",
+            method,
+            path,
+            self.status,
+            (time.monotonic() - began) * 1000,
+            self.headers.get("x-trans-id", ""),
+        )
+
+    @property
+    def resp_raw(self) -> Any:
+        """The undecoded stream of the body."""
+        return self._response.raw
+
+    def read(self) -> bytes:
+        """Return the body, all of it."""
+        body: bytes = self._response.content
+        self.is_read = True
+        return body
+
+
+def _path(container: str, key: str) -> str:
+    return f"{quote(container)}/{quote(key)}"
+
+
+def _segments(body: bytes) -> list[Segment]:
+    try:
+        parts = []
+        for entry in json.loads(body):
+            container, _, key = str(entry["path"]).lstrip("/").partition("/")
+            parts.append(Segment(container, key, int(entry["size_bytes"]), str(entry["etag"])))
+        return parts
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise ValueError(f"no manifest: {exc!r}") from exc
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    text = headers.get("retry-after", "")
+    return float(text) if text.isdigit() else None
+
+
+def _transport_error(request: _Request, exc: BaseException) -> FsError:
+    if isinstance(exc, requests.Timeout):
+        return TimedOut(request.subject, f"{request.method}: no answer: {_plain(exc)}")
+    return Unavailable(request.subject, f"{request.method}: {_plain(exc)}")
+
+
+def _plain(exc: BaseException) -> str:
+    """The innermost cause in a few words: requests wraps urllib3, which wraps the socket's."""
+    cause: BaseException = exc
+    while cause.__cause__ or cause.__context__:
+        cause = cause.__cause__ or cause.__context__ or cause
+    return str(cause) or type(cause).__name__

@@ -1,0 +1,240 @@
+"""How Swift writes things: headers, times, listings, errors. Pure functions, no I/O.
+
+Everything that a server says passes through here, so what is malformed is refused here
+(``ValueError``), whatever the server.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import unquote
+
+from allasfs.errors import (
+    AccessDenied,
+    BadName,
+    Corrupt,
+    DirectoryNotEmpty,
+    Exists,
+    FileTooBig,
+    FsError,
+    NoSpace,
+    NotFound,
+    QuotaExceeded,
+    Stale,
+    Unavailable,
+)
+from allasfs.store.api import (
+    DIRECTORY_TYPES,
+    MD5_OF_NOTHING,
+    Capabilities,
+    ContainerInfo,
+    Kind,
+    ObjectHead,
+    ObjectInfo,
+    Page,
+)
+
+META = "x-object-meta-"
+# What a POST drops on OpenStack Swift unless it is sent again (measured on Swift 2.38).
+KEPT_HEADERS = ("content-disposition", "content-encoding", "x-delete-at", "x-object-manifest")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+Headers = Mapping[str, str]
+
+
+# -- times ----------------------------------------------------------------------------------------
+
+
+def listed_time_ns(text: str) -> int:
+    """Return ns for a listing's time: microseconds without, or milliseconds with, a ``Z``."""
+    moment = datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=timezone.utc)
+    return (moment - _EPOCH) // _MICROSECOND * 1000
+
+
+def header_time_ns(headers: Headers) -> int:
+    """Return the version's time: X-Timestamp where it is given, else Last-Modified, else 0."""
+    stamp = headers.get("x-timestamp", "")
+    if stamp and not stamp.startswith("0.0"):
+        seconds, _, fraction = stamp.partition(".")
+        return int(seconds) * 1_000_000_000 + int(fraction[:9].ljust(9, "0") or 0)
+    if date := headers.get("last-modified"):
+        return int(parsedate_to_datetime(date).timestamp()) * 1_000_000_000
+    return 0
+
+
+# -- objects --------------------------------------------------------------------------------------
+
+
+def listed_object(entry: Mapping[str, Any]) -> ObjectInfo:
+    """Return the object of one entry of a JSON listing.
+
+    The hash of nothing (and no directory marker) means that the size is not known: an empty
+    object, or a large one of RGW, or a dynamic one of either server.
+    """
+    name, etag, size = str(entry["name"]), str(entry["hash"]), int(entry["bytes"])
+    if size < 0:
+        raise ValueError(f"object of {size} bytes")
+    content_type = str(entry.get("content_type") or "")
+    kind = Kind.PLAIN
+    if "slo_etag" in entry:
+        kind, etag = Kind.SLO, str(entry["slo_etag"]).strip('"')
+    elif etag == MD5_OF_NOTHING and not (
+        name.endswith("/") or content_type.partition(";")[0] in DIRECTORY_TYPES
+    ):
+        kind = Kind.UNKNOWN
+    return ObjectInfo(name, size, etag, listed_time_ns(entry["last_modified"]), content_type, kind)
+
+
+def object_page(body: bytes, delimiter: str) -> Page:
+    """Return the page of a container listing (JSON); raise ValueError when it is none."""
+    try:
+        entries = json.loads(body) if body.strip() else []
+        objects = tuple(listed_object(entry) for entry in entries if "name" in entry)
+        subdirs = tuple(str(entry["subdir"]) for entry in entries if "subdir" in entry)
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise ValueError(f"no listing: {exc!r}") from exc
+    if subdirs and not delimiter:
+        raise ValueError("prefixes in a listing without delimiter")
+    return Page(objects, subdirs)
+
+
+def container_page(body: bytes) -> list[ContainerInfo]:
+    """Return the page of an account listing (JSON); RGW gives no times there."""
+    try:
+        return [
+            ContainerInfo(
+                str(entry["name"]),
+                int(entry["count"]) if "count" in entry else None,
+                int(entry["bytes"]) if "bytes" in entry else None,
+                listed_time_ns(entry["last_modified"]) if "last_modified" in entry else 0,
+            )
+            for entry in (json.loads(body) if body.strip() else [])
+        ]
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise ValueError(f"no listing: {exc!r}") from exc
+
+
+def whole_size(headers: Headers, span: tuple[int, int] | None, status: int) -> int:
+    """Return the whole object's size as an answered GET tells it; raise ValueError.
+
+    A range that is not the one asked for, or a whole object in its place, is refused.
+    """
+    length = int(headers["content-length"])
+    if span is None:
+        if status != 200:
+            raise ValueError(f"status {status} for a whole object")
+        return length
+    start, stop = span
+    if status == 200:
+        if (start, stop) != (0, length):
+            raise ValueError("the whole object in place of a range")
+        return length
+    match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+    if not match:
+        raise ValueError("a range without Content-Range")
+    first, last, total = (int(group) for group in match.groups())
+    if first != start or last + 1 != min(stop, total) or length != last + 1 - first:
+        raise ValueError(f"range {first}-{last} of {length} bytes in place of {start}-{stop - 1}")
+    return total
+
+
+def object_info(key: str, headers: Headers, size: int) -> ObjectInfo:
+    """Return the version that the headers of HEAD, GET or PUT describe."""
+    kind = Kind.PLAIN
+    if headers.get("x-static-large-object", "").lower() in ("true", "1"):
+        kind = Kind.SLO
+    elif headers.get("x-object-manifest"):
+        kind = Kind.DLO
+    return ObjectInfo(
+        key,
+        size,
+        headers.get("etag", "").strip('"'),
+        header_time_ns(headers),
+        headers.get("content-type", ""),
+        kind,
+    )
+
+
+def object_head(key: str, headers: Headers) -> ObjectHead:
+    """Return what HEAD told."""
+    return ObjectHead(
+        object_info(key, headers, int(headers["content-length"])),
+        {name[len(META) :]: value for name, value in headers.items() if name.startswith(META)},
+        {name: headers[name] for name in KEPT_HEADERS if headers.get(name)},
+        unquote(headers.get("x-object-manifest", "")),
+    )
+
+
+def meta_headers(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """Return metadata as the headers of PUT and POST."""
+    return {META + name.lower(): value for name, value in (metadata or {}).items()}
+
+
+# -- the server -----------------------------------------------------------------------------------
+
+
+def capabilities(info: Mapping[str, Any]) -> Capabilities:
+    """Read ``GET /info``.
+
+    OpenStack Swift tells its ``account_listing_limit``, Ceph RGW (16.2) does not. RGW's pages may
+    be short anywhere, its listings give the length of the manifest as the size of a static large
+    object, and its bucket names follow S3's rules.
+    """
+    swift = info.get("swift", {})
+    slo = info.get("slo")
+    default = Capabilities()
+    is_reference = "account_listing_limit" in swift
+    return Capabilities(
+        max_put_bytes=int(swift.get("max_file_size", default.max_put_bytes)),
+        listing_limit=int(swift.get("container_listing_limit", default.listing_limit)),
+        exact_pages=is_reference,
+        static_large_objects=slo is not None,
+        slo_sizes_listed=slo is not None and is_reference,
+        max_segments=int((slo or {}).get("max_manifest_segments", default.max_segments)),
+        max_key_bytes=int(swift.get("max_object_name_length", default.max_key_bytes)),
+        max_container_bytes=int(
+            swift.get("max_container_name_length", default.max_container_bytes)
+        ),
+        min_container_bytes=1 if is_reference else 3,
+    )
+
+
+_BY_STATUS: dict[int, type[FsError]] = {
+    400: BadName,
+    401: AccessDenied,
+    403: AccessDenied,
+    404: NotFound,
+    409: Exists,
+    411: Unavailable,
+    412: Stale,
+    413: QuotaExceeded,
+    416: Stale,
+    422: Corrupt,
+    507: NoSpace,
+}
+# Worth another attempt: the request was not done, or may be done twice without harm. 404 is not:
+# Swift's listings lag, its objects do not.
+RETRIED = frozenset({408, 425, 429, 498, 499, 500, 502, 503, 504})
+
+
+def error_for(method: str, subject: str, status: int, body: bytes, trans_id: str) -> FsError:
+    """Return the condition that a status means for this verb, as a log line needs it."""
+    text = re.sub(r"<[^>]*>", " ", body[:500].decode(errors="replace"))
+    reason = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+    why = f"{method} answered {status}" + (f" ({reason})" if reason else "")
+    if trans_id:
+        why += f" [{trans_id}]"
+    error: type[FsError] = _BY_STATUS.get(status, Unavailable)
+    if method == "DELETE" and status == 409:
+        error = DirectoryNotEmpty
+    if status == 400 and "EntityTooLarge" in reason:
+        error = FileTooBig
+    return error(subject, why)
