@@ -1,0 +1,1 @@
+"""Moves bytes and names between the store and here, bounded and in parallel. No POSIX."""

@@ -1,0 +1,174 @@
+"""Bytes of objects in memory: extents being fetched, and a bounded cache of fetched ones.
+
+An extent is one span of one version, filled from its start by a fetcher thread while readers wait
+for just the bytes they need. Half of the memory budget is for extents in flight (waiting for room
+counts against the reader's deadline), half for finished ones, the least recently used go first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+
+from cachetools import LRUCache
+
+from allasfs.deadline import Deadline
+from allasfs.errors import FsError, TimedOut
+
+# All pieces of an extent but its last have this size: SwiftStore's CHUNK_BYTES.
+PIECE_BYTES = 256 * 1024
+
+
+class Extent:
+    """A span of an object: immutable position, content that grows until it is done."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start = start
+        self.stop = stop
+        self._pieces: list[bytes] = []
+        self._filled = start
+        self._error: FsError | None = None
+        self._abandoned = False
+        # Guards all of the above; a leaf.
+        self._changed = threading.Condition(threading.Lock())
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def filled(self) -> int:
+        """The offset in the object up to which bytes are here."""
+        return self._filled
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every byte is here."""
+        return self._filled == self.stop
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether the rest will not come."""
+        return self._error is not None or (self._abandoned and not self.is_done)
+
+    def abandon(self) -> None:
+        """Nobody wants the rest any more: its fetcher stops at the next piece."""
+        with self._changed:
+            self._abandoned = True
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the fetcher should stop."""
+        return self._abandoned
+
+    def append(self, piece: bytes) -> None:
+        """Add the next piece and wake the readers."""
+        with self._changed:
+            self._pieces.append(piece)
+            self._filled += len(piece)
+            self._changed.notify_all()
+
+    def fail(self, error: FsError) -> None:
+        """Tell the readers that the rest will not come."""
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    def wait(self, stop: int, deadline: Deadline, subject: str) -> None:
+        """Return when the bytes before ``stop`` are here; raise the fetcher's error or TimedOut."""
+        with self._changed:
+            while self._filled < stop:
+                if self._error is not None:
+                    raise self._error
+                if not self._changed.wait(deadline.left()) and deadline.left() <= 0:
+                    raise TimedOut(
+                        subject, f"no bytes from the store within {deadline.seconds:g} s"
+                    )
+
+    def slices(self, start: int, stop: int) -> list[bytes]:
+        """Return the bytes of a span that is filled, as pieces to be joined."""
+        pieces = []
+        while start < stop:
+            index, skip = divmod(start - self.start, PIECE_BYTES)
+            piece = self._pieces[index]
+            taken = min(len(piece) - skip, stop - start)
+            pieces.append(piece if taken == len(piece) else piece[skip : skip + taken])
+            start += taken
+        return pieces
+
+
+class Memory:
+    """The budget of all readers of a mount."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._room = threading.Condition(threading.Lock())
+        self._in_flight = 0  # guarded by _room
+        self._readers = 0  # guarded by _room
+        # Leaf lock.
+        self._lock = threading.Lock()
+        # Finished extents by (reader, start).
+        self._done: LRUCache[Hashable, Extent] = LRUCache(limit // 2, getsizeof=len)  # guarded
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes of the extents that are being fetched."""
+        return self._in_flight
+
+    @property
+    def cached(self) -> int:
+        """Bytes of the finished extents."""
+        with self._lock:
+            return int(self._done.currsize)
+
+    def join(self) -> None:
+        """One more reader shares the memory."""
+        with self._room:
+            self._readers += 1
+
+    def leave(self) -> None:
+        """A reader is gone."""
+        with self._room:
+            self._readers -= 1
+
+    def share(self) -> int:
+        """Return how many bytes one reader may fetch ahead, while all do."""
+        with self._room:
+            return self.limit // 2 // max(1, self._readers)
+
+    def try_begin(self, count: int) -> bool:
+        """Take room for an extent if there is some: for fetching ahead."""
+        with self._room:
+            if self._in_flight and self._in_flight + count > self.limit // 2:
+                return False
+            self._in_flight += count
+            return True
+
+    def begin(self, count: int, deadline: Deadline, subject: str) -> None:
+        """Take room for an extent that a reader needs now; wait for it; raise TimedOut."""
+        with self._room:
+            while self._in_flight and self._in_flight + count > self.limit // 2:
+                if not self._room.wait(deadline.left()) and deadline.left() <= 0:
+                    raise TimedOut(subject, f"no memory free within {deadline.seconds:g} s")
+            self._in_flight += count
+
+    def end(self, count: int) -> None:
+        """Give the room of an extent back: it is done, or it failed."""
+        with self._room:
+            self._in_flight -= count
+            self._room.notify_all()
+
+    def keep(self, key: Hashable, extent: Extent) -> None:
+        """Keep a finished extent while there is room."""
+        with self._lock:
+            if len(extent) <= self._done.maxsize:
+                self._done[key] = extent
+
+    def find(self, key: Hashable) -> Extent | None:
+        """Return a finished extent and count it as used."""
+        with self._lock:
+            return self._done.get(key)
+
+    def drop(self, key: Hashable) -> None:
+        """Forget a finished extent."""
+        with self._lock:
+            self._done.pop(key, None)

@@ -1,0 +1,418 @@
+"""The tree of names, from listings that are believed for a limited time.
+
+A directory is known whole or not at all, so that a name which it lacks is known not to exist. One
+listing without delimiter answers for a whole subtree when it fits in a page; larger ones are listed
+directory by directory. Own changes are entered in what is cached, and into listings that were on
+their way while the change happened: nothing is listed again after a write.
+
+Ages count from the moment a request was sent, never from its answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cachetools import LRUCache
+
+from allasfs.deadline import Clock
+from allasfs.errors import AccessDenied, NotFound
+from allasfs.store.api import ContainerInfo, ObjectInfo, Page, Store
+
+log = logging.getLogger(__name__)
+
+# A subtree of more objects than this is listed directory by directory: one page of the largest
+# size that servers give.
+FLAT_OBJECTS = 10_000
+# Names kept over all directories: a bucket of Allas holds at most 500,000.
+CACHED_NAMES = 1_000_000
+# An own change outweighs listings that were requested up to this long after it: Swift's container
+# servers may learn of an object later than the client that stored it.
+SETTLE_S = 30.0
+LONGEST_COMPONENT = 255
+
+
+@dataclass
+class Directory:
+    """The entries of one directory: files by name, and the names of directories."""
+
+    born: float
+    files: dict[str, ObjectInfo] = field(default_factory=dict)
+    dirs: set[str] = field(default_factory=set)
+    # The zero-byte object ``prefix`` itself, which keeps the directory when it is empty.
+    marker: ObjectInfo | None = None
+    # Entries of the other convention: an object of a directory's name and type, without slash.
+    typed: dict[str, ObjectInfo] = field(default_factory=dict)
+    # How many objects have names that a file system cannot show.
+    hidden: int = 0
+
+    def __len__(self) -> int:
+        return 1 + len(self.files) + len(self.dirs)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a name is: a file, a directory, or nothing."""
+
+    file: ObjectInfo | None = None
+    is_dir: bool = False
+
+
+@dataclass(frozen=True)
+class _Edit:
+    """An own change: the object that was stored, or None with the one that was removed."""
+
+    at: float
+    stored: ObjectInfo | None
+    removed: ObjectInfo | None = None
+
+
+class Listings:
+    """All that is known about names. Any thread may ask; a listing is fetched once for all."""
+
+    def __init__(self, store: Store, *, ttl_s: float, clock: Clock = time.monotonic) -> None:
+        self._store = store
+        self._ttl_s = ttl_s
+        self._clock = clock
+        # Leaf lock for everything below.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._dirs: LRUCache[tuple[str, str], Directory] = LRUCache(
+            CACHED_NAMES, getsizeof=lambda directory: min(len(directory), CACHED_NAMES)
+        )
+        self._fetching: set[tuple[str, str]] = set()
+        # Own changes by bucket and key.
+        self._edits: dict[str, dict[str, _Edit]] = {}
+        self._buckets: dict[str, ContainerInfo] = {}
+        self._buckets_born: float | None = None
+        # Buckets that no listing shows: shared ones (found by name), and names that are not there.
+        self._by_name: LRUCache[str, tuple[float, ContainerInfo | None]] = LRUCache(10_000)
+
+    # -- buckets ----------------------------------------------------------------------------------
+
+    def buckets(self) -> dict[str, ContainerInfo]:
+        """Return the account's buckets by name."""
+        while True:
+            with self._lock:
+                if self._buckets_born is not None and self._is_fresh(self._buckets_born):
+                    return dict(self._buckets)
+                if ("", "") in self._fetching:
+                    self._changed.wait(0.1)
+                    continue
+                self._fetching.add(("", ""))
+            born = self._clock()
+            try:
+                found = {bucket.name: bucket for bucket in self._store.containers()}
+                with self._lock:
+                    self._buckets, self._buckets_born = found, born
+            finally:
+                self._fetched(("", ""))
+
+    def bucket(self, name: str) -> ContainerInfo | None:
+        """Return a bucket, also one that is shared by another project and in no listing."""
+        if bucket := self.buckets().get(name):
+            return bucket
+        with self._lock:
+            born, bucket = self._by_name.get(name, (None, None))
+        if born is not None and self._is_fresh(born):
+            return bucket
+        born = self._clock()
+        try:
+            bucket = self._store.head_container(name)
+        except (NotFound, AccessDenied):
+            # A bucket that may not even be looked at is not there for this user.
+            bucket = None
+        with self._lock:
+            self._by_name[name] = (born, bucket)
+        return bucket
+
+    def bucket_created(self, name: str) -> None:
+        """Enter an own new bucket: it is empty."""
+        with self._lock:
+            if self._buckets_born is not None:
+                self._buckets[name] = ContainerInfo(name, 0, 0, time.time_ns())
+            self._by_name.pop(name, None)
+            self._dirs[name, ""] = Directory(self._clock())
+
+    def bucket_removed(self, name: str) -> None:
+        """Take an own removed bucket out."""
+        with self._lock:
+            self._buckets.pop(name, None)
+            self._by_name[name] = (self._clock(), None)
+            for key in [key for key in self._dirs if key[0] == name]:
+                del self._dirs[key]
+            self._edits.pop(name, None)
+
+    # -- directories ------------------------------------------------------------------------------
+
+    def find(self, bucket: str, key: str) -> Found:
+        """Return what ``key`` is in an existing bucket; the bucket itself is a directory."""
+        if not key:
+            return Found(is_dir=True)
+        parent, _, name = key.rpartition("/")
+        prefix = f"{parent}/" if parent else ""
+        known = self._cached(bucket, prefix)
+        if known is None and parent and not self._may_exist(bucket, parent):
+            return Found()
+        directory = known or self.directory(bucket, prefix)
+        with self._lock:
+            return Found(directory.files.get(name), name in directory.dirs)
+
+    def _may_exist(self, bucket: str, key: str) -> bool:
+        """Whether cached listings allow a directory of this key: asks nobody."""
+        parent, _, name = key.rpartition("/")
+        directory = self._cached(bucket, f"{parent}/" if parent else "")
+        if directory is None:
+            return not parent or self._may_exist(bucket, parent)
+        return name in directory.dirs
+
+    def entries(self, bucket: str, prefix: str) -> tuple[list[tuple[str, ObjectInfo]], list[str]]:
+        """Return the files and the directories of a directory, by their names in it."""
+        directory = self.directory(bucket, prefix)
+        with self._lock:
+            return list(directory.files.items()), list(directory.dirs)
+
+    def markers(self, bucket: str, prefix: str) -> list[ObjectInfo]:
+        """Return the objects that keep a directory when it is empty, ours first."""
+        parent, name = _split(prefix)
+        own = self.directory(bucket, prefix).marker
+        above = self._cached(bucket, parent)
+        typed = above.typed.get(name) if above is not None else None
+        return [marker for marker in (own, typed) if marker is not None]
+
+    def is_empty(self, bucket: str, prefix: str) -> bool:
+        """Whether a directory has no entry, not even one that cannot be shown."""
+        directory = self.directory(bucket, prefix)
+        with self._lock:
+            return not (directory.files or directory.dirs or directory.hidden)
+
+    def directory(self, bucket: str, prefix: str) -> Directory:
+        """Return a directory, fetched if it is not known or too old."""
+        while True:
+            with self._lock:
+                known = self._fresh(bucket, prefix)
+                if known is not None:
+                    return known
+                if self._is_being_fetched(bucket, prefix):
+                    self._changed.wait(0.1)
+                    continue
+                self._fetching.add((bucket, prefix))
+            try:
+                return self._fetch(bucket, prefix)
+            finally:
+                self._fetched((bucket, prefix))
+
+    def _is_being_fetched(self, bucket: str, prefix: str) -> bool:
+        return any(name == bucket and prefix.startswith(top) for name, top in self._fetching)
+
+    def _fetched(self, key: tuple[str, str]) -> None:
+        with self._lock:
+            self._fetching.discard(key)
+            self._changed.notify_all()
+
+    def _is_fresh(self, born: float) -> bool:
+        return self._clock() - born < self._ttl_s
+
+    def _fresh(self, bucket: str, prefix: str) -> Directory | None:
+        known = self._dirs.get((bucket, prefix))
+        return known if known is not None and self._is_fresh(known.born) else None
+
+    def _cached(self, bucket: str, prefix: str) -> Directory | None:
+        with self._lock:
+            return self._fresh(bucket, prefix)
+
+    # -- fetching ---------------------------------------------------------------------------------
+
+    def _fetch(self, bucket: str, prefix: str) -> Directory:
+        born = self._clock()
+        with self._lock:
+            known = self._buckets.get(bucket)
+        is_large = known is not None and (known.count or 0) > FLAT_OBJECTS
+        if not (is_large and not prefix):
+            pages: list[Page] = []
+            count = 0
+            for page in self._store.listing(bucket, prefix=prefix):
+                pages.append(page)
+                count += len(page)
+                if count > FLAT_OBJECTS:
+                    break
+            else:
+                return self._enter(bucket, prefix, pages, born, is_flat=True)
+        listing = self._store.listing(bucket, prefix=prefix, delimiter="/")
+        return self._enter(bucket, prefix, listing, born, is_flat=False)
+
+    def _enter(
+        self, bucket: str, prefix: str, pages: Iterable[Page], born: float, *, is_flat: bool
+    ) -> Directory:
+        """Build the directories of a complete listing, put them in the cache, return the top."""
+        found = {prefix: Directory(born)}
+        for page in pages:
+            for info in page.objects:
+                _place(found, prefix, info, is_flat=is_flat)
+            for subdir in page.subdirs:
+                name = subdir[len(prefix) : -1]
+                if _is_shown(name):
+                    found[prefix].dirs.add(name)
+                else:
+                    found[prefix].hidden += 1
+        for directory in found.values():
+            _shadow(directory)
+        with self._lock:
+            for key, directory in found.items():
+                self._dirs[bucket, key] = directory
+            for key, edit in self._settling(bucket, born).items():
+                if key.startswith(prefix):
+                    self._apply(bucket, key, edit)
+        hidden = sum(directory.hidden for directory in found.values())
+        if hidden:
+            log.warning(
+                "%s/%s: %d objects are not shown, because no file can have their names "
+                "(see SEMANTICS.md, Names); other Swift tools reach them",
+                bucket,
+                prefix,
+                hidden,
+            )
+        return found[prefix]
+
+    # -- own changes ------------------------------------------------------------------------------
+
+    def stored(self, bucket: str, info: ObjectInfo) -> None:
+        """Enter an object that this mount stored."""
+        self._edit(bucket, info.key, _Edit(self._clock(), info))
+
+    def removed(self, bucket: str, info: ObjectInfo) -> None:
+        """Take out an object that this mount removed."""
+        self._edit(bucket, info.key, _Edit(self._clock(), None, info))
+
+    def directory_removed(self, bucket: str, prefix: str) -> None:
+        """Take out an empty directory that this mount removed."""
+        with self._lock:
+            self._dirs.pop((bucket, prefix), None)
+            parent, name = _split(prefix)
+            directory = self._dirs.get((bucket, parent))
+            if directory is not None:
+                directory.dirs.discard(name)
+
+    def invalidate(self) -> None:
+        """Forget everything, so that the next look asks the store."""
+        with self._lock:
+            self._dirs.clear()
+            self._by_name.clear()
+            self._buckets_born = None
+
+    def status(self) -> dict[str, int]:
+        """Return how much is cached."""
+        with self._lock:
+            return {"directories": len(self._dirs), "names": int(self._dirs.currsize)}
+
+    def _edit(self, bucket: str, key: str, edit: _Edit) -> None:
+        with self._lock:
+            recent = self._settling(bucket, edit.at)
+            recent[key] = edit
+            self._edits[bucket] = recent
+            self._apply(bucket, key, edit)
+
+    def _settling(self, bucket: str, born: float) -> dict[str, _Edit]:
+        """Return the own changes that a listing requested at ``born`` may not know (locked)."""
+        edits = self._edits.get(bucket, {})
+        return {key: edit for key, edit in edits.items() if edit.at > born - SETTLE_S}
+
+    def _apply(self, bucket: str, key: str, edit: _Edit) -> None:
+        """Enter one change in the cached directories (locked)."""
+        if edit.stored is not None:
+            self._apply_stored(bucket, edit.stored)
+            return
+        marked = self._dirs.get((bucket, key.removesuffix("/") + "/"))
+        if marked is not None and marked.marker and marked.marker.key == key:
+            marked.marker = None
+        prefix, name = _split(key)
+        directory = self._dirs.get((bucket, prefix))
+        if directory is not None and not key.endswith("/"):
+            directory.typed.pop(name, None)
+        listed = directory.files.get(name) if directory is not None else None
+        # A different version was stored by somebody else after the removal.
+        if directory is not None and listed and edit.removed and listed.same_version(edit.removed):
+            del directory.files[name]
+
+    def _apply_stored(self, bucket: str, info: ObjectInfo) -> None:
+        prefix, name = _split(info.key)
+        # The directories on the way exist now; those that were not there are known to hold
+        # nothing else.
+        self._make_way(bucket, prefix)
+        if info.key.endswith("/"):
+            self._make_way(bucket, info.key)
+            directory = self._dirs.get((bucket, info.key))
+            if directory is not None:
+                directory.marker = info
+            return
+        directory = self._dirs.get((bucket, prefix))
+        if directory is None or name in directory.dirs:
+            return
+        listed = directory.files.get(name)
+        if listed is None or listed.mtime_ns <= info.mtime_ns + 1_000_000_000:
+            directory.files[name] = info
+            self._dirs[bucket, prefix] = directory
+
+    def _make_way(self, bucket: str, prefix: str) -> None:
+        """Enter a directory and those above it where their parent is cached (locked)."""
+        if not prefix:
+            return
+        parent, name = _split(prefix)
+        self._make_way(bucket, parent)
+        above = self._dirs.get((bucket, parent))
+        if above is None or name in above.dirs:
+            return
+        above.dirs.add(name)
+        above.files.pop(name, None)
+        self._dirs[bucket, prefix] = Directory(above.born)
+
+
+def _split(key: str) -> tuple[str, str]:
+    """Return (prefix of the parent directory, name) of a key or a prefix."""
+    parent, slash, name = key.removesuffix("/").rpartition("/")
+    return parent + slash, name
+
+
+def _is_shown(name: str) -> bool:
+    """Whether a file system can show a component: Linux allows 1 to 255 bytes and no dots alone."""
+    if name in ("", ".", "..") or "\0" in name:
+        return False
+    return len(name) * 4 <= LONGEST_COMPONENT or len(name.encode()) <= LONGEST_COMPONENT
+
+
+def _place(found: dict[str, Directory], prefix: str, info: ObjectInfo, *, is_flat: bool) -> None:
+    """Put a listed object into the directory that holds it, making those on the way."""
+    rest = info.key[len(prefix) :]
+    *parents, name = rest.split("/")
+    where = prefix
+    for component in parents:
+        if not _is_shown(component):
+            found[where].hidden += 1
+            return
+        found[where].dirs.add(component)
+        where += component + "/"
+        if where not in found:
+            if not is_flat:
+                return
+            found[where] = Directory(found[prefix].born)
+    if not name:
+        found[where].marker = info
+    elif not _is_shown(name):
+        found[where].hidden += 1
+    elif info.is_marker:
+        found[where].dirs.add(name)
+        found[where].typed[name] = info
+        if is_flat:
+            found.setdefault(f"{where}{name}/", Directory(found[prefix].born))
+    else:
+        found[where].files[name] = info
+
+
+def _shadow(directory: Directory) -> None:
+    """Where a file and a directory have one name, the directory is shown."""
+    for name in directory.dirs & directory.files.keys():
+        del directory.files[name]
+        directory.hidden += 1

@@ -1,0 +1,290 @@
+"""Reader: the bytes of one version of one object, fetched by ranges that run in parallel.
+
+A read plans with its ``Window``, starts what is missing, and waits for its own bytes only. All
+bytes belong to the version that was pinned at open: the store refuses others (If-Match), and what
+the answer says of itself is compared; a replaced object is Stale, never a mix. A file that is read
+from its start to its end is checked against its MD5 before the last bytes are handed out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import re
+import threading
+import time
+from bisect import bisect_right, insort
+from concurrent.futures import Executor
+
+from allasfs.deadline import Deadline, current, within
+from allasfs.errors import (
+    BadHandle,
+    Corrupt,
+    FsError,
+    Internal,
+    NotFound,
+    Stale,
+    TimedOut,
+    Unavailable,
+)
+from allasfs.store.api import Kind, ObjectInfo, Store
+from allasfs.transfer.blocks import Extent, Memory
+from allasfs.transfer.readahead import TOLERANCE, Window, ranges
+
+log = logging.getLogger(__name__)
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+# Before a broken-off body is asked for again.
+RESUME_WAIT_S = 0.1
+
+_numbers = itertools.count()
+
+
+class Reader:
+    """One pinned version; shared by all handles of an open file. Any thread may read."""
+
+    def __init__(
+        self,
+        store: Store,
+        memory: Memory,
+        pool: Executor,
+        bucket: str,
+        info: ObjectInfo,
+        *,
+        timeout_s: float,
+    ) -> None:
+        self._store = store
+        self._memory = memory
+        self._pool = pool
+        self._bucket = bucket
+        self.info = info
+        self._timeout_s = timeout_s
+        self._number = next(_numbers)
+        # Leaf lock for the extents' index and the checksum.
+        self._lock = threading.Lock()
+        self._starts: list[int] = []  # guarded by _lock; of all known extents, in order
+        self._in_flight: dict[int, Extent] = {}  # guarded by _lock
+        self._ended: FsError | None = None  # guarded by _lock
+        self._is_checked = info.kind is Kind.PLAIN and bool(_MD5.fullmatch(info.etag))
+        self._md5 = hashlib.md5(usedforsecurity=False)  # guarded by _lock
+        self._hashed = 0  # guarded by _lock
+        memory.join()
+
+    @property
+    def subject(self) -> str:
+        """The object, for messages."""
+        return f"{self._bucket}/{self.info.key}"
+
+    def moved(self, bucket: str, info: ObjectInfo) -> None:
+        """The same bytes have another name now (rename)."""
+        with self._lock:
+            self._bucket, self.info = bucket, info
+
+    def end(self, why: FsError) -> None:
+        """Answer every later read with ``why`` (the object was replaced or removed)."""
+        with self._lock:
+            self._ended = why
+
+    def close(self) -> None:
+        """Stop what is being fetched and forget what was."""
+        self.end(BadHandle(self.subject))
+        with self._lock:
+            starts, self._starts = self._starts, []
+            in_flight = list(self._in_flight.values())
+        for extent in in_flight:
+            extent.abandon()
+        for start in starts:
+            self._memory.drop((self._number, start))
+        self._memory.leave()
+
+    def read(self, window: Window, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes, fewer only at the end of the file.
+
+        Raises Stale, Corrupt, Unavailable, TimedOut.
+        """
+        stop = min(offset + length, self.info.size)
+        if offset >= stop:
+            return b""
+        deadline = current(self._timeout_s)
+        extents = self._extents(window, offset, stop, deadline)
+        pieces: list[bytes] = []
+        for extent in extents:
+            last = min(stop, extent.stop)
+            extent.wait(last, deadline, self.subject)
+            pieces += extent.slices(offset, last)
+            offset = last
+        with self._lock:
+            self._check(stop)
+            self._forget(window.position - TOLERANCE)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    # -- extents ----------------------------------------------------------------------------------
+
+    def _extents(self, window: Window, offset: int, stop: int, deadline: Deadline) -> list[Extent]:
+        """Return the extents that hold a span, after starting those that are missing."""
+        is_noted = False
+        room = 0
+        while True:
+            with self._lock:
+                if self._ended:
+                    if room:
+                        self._memory.end(room)
+                    raise self._ended
+                if not is_noted:
+                    most = self._memory.share()
+                    ahead = min(window.read(offset, stop - offset, most=most), self.info.size)
+                    is_noted = True
+                found, short = self._start(window, offset, stop, max(stop, ahead), room)
+            if not short:
+                return found
+            # No room for a range that is needed now: wait for it outside the lock, and look again.
+            self._memory.begin(short, deadline, self.subject)
+            room = short
+
+    def _start(
+        self, window: Window, offset: int, stop: int, ahead: int, room: int
+    ) -> tuple[list[Extent], int]:
+        """Start what is missing (locked). Return the extents of the span and 0, or the bytes of
+        room that are lacking. ``room`` was taken already.
+        """
+        reach = self._reach(offset)
+        is_low = window.size and reach - window.position < window.size // 2
+        wanted: list[tuple[int, int]] = []
+        if reach < stop or (is_low and reach < ahead):
+            for gap in self._gaps(offset, ahead):
+                wanted += ranges(*gap, window.size)
+            window.refilled()
+        for start, end in wanted:
+            count = end - start
+            if room >= count:
+                self._memory.end(room - count)
+                room = 0
+            elif not self._memory.try_begin(count):
+                if start < stop:
+                    if room:
+                        self._memory.end(room)
+                    return [], count
+                break
+            extent = Extent(start, end)
+            insort(self._starts, start)
+            self._in_flight[start] = extent
+            self._pool.submit(self._fetch, extent)
+        if room:
+            self._memory.end(room)
+        found: list[Extent] = []
+        while offset < stop:
+            held = self._at(offset)
+            if held is None:
+                # Evicted between planning and now: plan again.
+                return [], stop - offset
+            found.append(held)
+            offset = held.stop
+        return found, 0
+
+    def _at(self, offset: int) -> Extent | None:
+        """Return the usable extent that holds an offset (locked); drop a useless one."""
+        index = bisect_right(self._starts, offset) - 1
+        if index < 0:
+            return None
+        start = self._starts[index]
+        extent = self._in_flight.get(start) or self._memory.find((self._number, start))
+        if extent is None or extent.is_failed:
+            del self._starts[index]
+            self._in_flight.pop(start, None)
+            return None
+        return extent if offset < extent.stop else None
+
+    def _reach(self, offset: int) -> int:
+        """Return the end of the bytes that are here or coming, without a gap, from an offset."""
+        while (extent := self._at(offset)) is not None:
+            offset = extent.stop
+        return offset
+
+    def _gaps(self, start: int, stop: int) -> list[tuple[int, int]]:
+        gaps = []
+        while start < stop:
+            start = self._reach(start)
+            index = bisect_right(self._starts, start)
+            end = min(stop, self._starts[index]) if index < len(self._starts) else stop
+            if start < end:
+                gaps.append((start, end))
+            start = end
+        return gaps
+
+    def _forget(self, before: int) -> None:
+        """Drop extents that lie behind the reader (locked): the kernel has their pages."""
+        while self._starts and self._starts[0] not in self._in_flight:
+            start = self._starts[0]
+            extent = self._memory.find((self._number, start))
+            if extent is not None and (extent.stop > before or self._is_checked_later(extent)):
+                return
+            self._memory.drop((self._number, start))
+            del self._starts[0]
+
+    def _is_checked_later(self, extent: Extent) -> bool:
+        return self._is_checked and self._hashed < extent.stop and self._hashed >= extent.start
+
+    # -- the checksum -----------------------------------------------------------------------------
+
+    def _check(self, stop: int) -> None:
+        """Hash what follows on the hashed part, up to ``stop`` (locked); raise Corrupt at the end.
+
+        A file that is not read in order is not checked: then nothing follows on.
+        """
+        while self._is_checked and self._hashed < stop:
+            extent = self._at(self._hashed)
+            if extent is None or extent.filled <= self._hashed:
+                return
+            last = min(stop, extent.filled)
+            for piece in extent.slices(self._hashed, last):
+                self._md5.update(piece)
+            self._hashed = last
+        if self._is_checked and self._hashed == self.info.size:
+            if self._md5.hexdigest() != self.info.etag:
+                self._ended = Corrupt(self.subject, "the bytes do not match the MD5 of the object")
+                raise self._ended
+            self._is_checked = False
+
+    # -- fetching, in a thread of the pool --------------------------------------------------------
+
+    def _fetch(self, extent: Extent) -> None:
+        try:
+            with within(self._timeout_s) as deadline:
+                while not extent.is_done and not extent.is_abandoned:
+                    self._stream(extent, deadline)
+        except FsError as exc:
+            extent.fail(exc)
+        except BaseException as exc:
+            log.exception("fetching %s", self.subject)
+            extent.fail(Internal(self.subject, f"{type(exc).__name__} while fetching"))
+        finally:
+            self._memory.end(len(extent))
+            with self._lock:
+                is_known = self._in_flight.pop(extent.start, None) is extent
+                if is_known and extent.is_done and self._ended is None:
+                    self._memory.keep((self._number, extent.start), extent)
+
+    def _stream(self, extent: Extent, deadline: Deadline) -> None:
+        """Fetch the rest of an extent; return when its body broke off and may be resumed."""
+        info = self.info
+        is_whole = extent.filled == 0 and extent.stop == info.size
+        span = None if is_whole else (extent.filled, extent.stop)
+        etag = info.etag if info.kind is Kind.PLAIN else ""
+        try:
+            with self._store.get(self._bucket, info.key, span=span, etag=etag) as body:
+                if body.info.size != info.size or (info.etag and body.info.etag != info.etag):
+                    raise Stale(self.subject, "replaced by another client while open")
+                for piece in body:
+                    extent.append(piece)
+                    if extent.is_abandoned:
+                        return
+        except NotFound as exc:
+            raise Stale(self.subject, "removed by another client while open") from exc
+        except TimedOut:
+            raise
+        except Unavailable as exc:
+            if deadline.left() <= RESUME_WAIT_S:
+                raise
+            log.info("%s: resumed at %d", exc, extent.filled)
+            time.sleep(RESUME_WAIT_S)
