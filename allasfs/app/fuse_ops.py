@@ -1,0 +1,242 @@
+"""The FUSE adapter: fusepy's calls in, Vfs calls out, errno back. The only importer of ``fuse``.
+
+``FuseOps.__call__`` is the one door: fusepy calls every operation through it, so every exception
+leaves as an ``OSError`` with a positive errno. fusepy 3.0.1 needs that: an exception whose errno
+is None ends in its own handler with a NameError, and the program gets an arbitrary number, which
+may be success (``read`` then is an end of file, and ``cp`` makes a short copy with status 0).
+
+The class does not inherit fusepy's ``Operations``, whose defaults say success for what was not
+done: an operation that is missing here is answered with ENOSYS by the kernel.
+"""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import logging
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import fuse
+
+from allasfs.config import Config
+from allasfs.deadline import within
+from allasfs.errors import Failed, Internal, MountFailed, NotSupported, Refused
+from allasfs.fs.attrs import STAT_BLOCK, Attr
+from allasfs.fs.vfs import Vfs
+
+log = logging.getLogger(__name__)
+
+# libfuse renames an open file to this when it is unlinked, and unlinks it when it is closed.
+_HIDDEN = re.compile(r"/\.fuse_hidden[0-9a-f]{16}$")
+# fusepy decodes paths before __call__, strictly, and answers EINVAL to what is not UTF-8. With
+# this codec such names arrive, and the Vfs refuses them with EILSEQ.
+ENCODING = "allasfs-path"
+# The unit of statfs: what a program reads at once.
+BLOCK = 128 * 1024
+# What df shows as free where nothing limits the account: 1 PiB.
+UNLIMITED = 1024**5
+
+
+def _register_codec() -> None:
+    utf8 = codecs.lookup("utf-8")
+
+    def find(name: str) -> codecs.CodecInfo | None:
+        if name != ENCODING.replace("-", "_"):
+            return None
+        return codecs.CodecInfo(
+            lambda text, _errors="": utf8.encode(text, "surrogateescape"),
+            lambda data, _errors="": utf8.decode(data, "surrogateescape"),
+            name=ENCODING,
+        )
+
+    codecs.register(find)
+
+
+class FuseOps:
+    """The operations that fusepy finds by their names; see the module's text for the door."""
+
+    use_ns = True
+    # read, write, flush, release and fsync come without a path for files that were unlinked.
+    flag_nullpath_ok = 1
+
+    def __init__(self, vfs: Vfs, config: Config, *, on_ready: Callable[[], None]) -> None:
+        self._vfs = vfs
+        self._config = config
+        self._on_ready = on_ready
+        # What made ``init`` fail, where nothing may be raised.
+        self.failure: BaseException | None = None
+
+    def __call__(self, op: str, *args: Any) -> Any:
+        """Do one operation within its deadline; raise only OSError with a positive errno."""
+        try:
+            with within(self._config.timeout_s):
+                return getattr(self, op)(*args)
+        except Refused as exc:
+            log.debug("%s %s: %s", op, exc, errno.errorcode[exc.code])
+            raise
+        except Failed as exc:
+            log.warning("%s %s: %s", op, exc, errno.errorcode[exc.code])
+            raise
+        except BaseException as exc:
+            subject = next((arg for arg in args if isinstance(arg, str)), "")
+            log.exception("%s %s", op, subject)
+            raise Internal(subject, f"{op} failed inside allasfs: {type(exc).__name__}") from exc
+
+    # -- the mount --------------------------------------------------------------------------------
+
+    def init(self, path: str) -> None:
+        """The session begins. Nothing may be raised here: a failure ends the mount."""
+        try:
+            self._vfs.start()
+            self._on_ready()
+        except BaseException as exc:
+            self.failure = exc
+            log.error("the mount cannot start: %s", exc)  # noqa: TRY400 - serve() raises it
+            fuse.fuse_exit()
+
+    def statfs(self, path: str) -> dict[str, int]:
+        """Usage of the account in blocks."""
+        usage = self._vfs.statfs()
+        free = UNLIMITED if usage.free_bytes is None else usage.free_bytes
+        return {
+            "f_bsize": BLOCK,
+            "f_frsize": BLOCK,
+            "f_blocks": -(-usage.used_bytes // BLOCK) + free // BLOCK,
+            "f_bfree": free // BLOCK,
+            "f_bavail": free // BLOCK,
+            "f_files": usage.objects,
+            "f_namemax": 255,
+        }
+
+    # -- names ------------------------------------------------------------------------------------
+
+    def getattr(self, path: str, fh: Any = None) -> dict[str, int]:
+        """Stat."""
+        return _stat(self._vfs.getattr(path))
+
+    def readdir(self, path: str, fh: int) -> list[str]:
+        """The names of a directory."""
+        return [".", "..", *self._vfs.listdir(path)]
+
+    def mkdir(self, path: str, mode: int) -> None:
+        """Make a directory or bucket."""
+        self._vfs.mkdir(path)
+
+    def rmdir(self, path: str) -> None:
+        """Remove an empty directory or bucket."""
+        self._vfs.rmdir(path)
+
+    def unlink(self, path: str) -> None:
+        """Remove a file. A hidden name is only libfuse's: what it stood for is gone already."""
+        if not _HIDDEN.search(path):
+            self._vfs.unlink(path)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a file another name, or hide an open file that is being unlinked."""
+        if _HIDDEN.search(new):
+            self._vfs.hide(old, new)
+            return
+        self._vfs.rename(old, new)
+
+    def utimens(self, path: str, times: tuple[int, int] | None = None) -> None:
+        """Give a modification time; access times are not kept."""
+        self._vfs.utimens(path, _given_ns(times))
+
+    def link(self, target: str, source: str) -> None:
+        """An object has one name."""
+        raise NotSupported(target, "the store has no hard links")
+
+    # -- files ------------------------------------------------------------------------------------
+
+    def create(self, path: str, mode: int, fi: Any) -> int:
+        """Make a file and open it."""
+        fi.fh, _ = self._vfs.create(path, fi.flags)
+        return 0
+
+    def open(self, path: str, fi: Any) -> int:
+        """Open a file; its pages are kept while the version is the same."""
+        fi.fh, handle = self._vfs.open(path, fi.flags)
+        fi.keep_cache = int(handle.keep_cache)
+        return 0
+
+    def read(self, path: str | None, size: int, offset: int, fi: Any) -> bytes:
+        """Read."""
+        return self._vfs.read(fi.fh, offset, size)
+
+    def write(self, path: str | None, data: bytes, offset: int, fi: Any) -> int:
+        """Write, all of it."""
+        return self._vfs.write(fi.fh, offset, data)
+
+    def truncate(self, path: str, length: int, fi: Any = None) -> None:
+        """Truncate and ftruncate."""
+        self._vfs.truncate(path, length, None if fi is None else fi.fh)
+
+    def flush(self, path: str | None, fi: Any) -> None:
+        """close(): its result is the upload's."""
+        self._vfs.flush(fi.fh)
+
+    def fsync(self, path: str | None, datasync: int, fi: Any) -> None:
+        """Fsync and fdatasync."""
+        self._vfs.fsync(fi.fh)
+
+    def release(self, path: str | None, fi: Any) -> None:
+        """The last descriptor of an open() is closed."""
+        self._vfs.release(fi.fh)
+
+
+def _given_ns(times: tuple[int, int] | None) -> int:
+    return time.time_ns() if times is None else times[1]
+
+
+def _stat(attr: Attr) -> dict[str, int]:
+    return {
+        "st_mode": attr.mode,
+        "st_nlink": attr.nlink,
+        "st_size": attr.size,
+        "st_blocks": -(-attr.size // STAT_BLOCK),
+        "st_blksize": BLOCK,
+        "st_uid": attr.uid,
+        "st_gid": attr.gid,
+        "st_atime": attr.mtime_ns,
+        "st_mtime": attr.mtime_ns,
+        "st_ctime": attr.mtime_ns,
+    }
+
+
+def mount_options(config: Config, fsname: str) -> dict[str, Any]:
+    """Return libfuse's options for a mount; each with its reason."""
+    options: dict[str, Any] = {
+        "fsname": fsname,
+        "subtype": "allasfs",
+        # What the kernel may answer by itself; see Config.kernel_timeout_s.
+        "entry_timeout": config.kernel_timeout_s,
+        "attr_timeout": config.kernel_timeout_s,
+        "negative_timeout": config.kernel_timeout_s,
+        # Writes of 128 KiB instead of 4 KiB.
+        "big_writes": True,
+        # open(O_TRUNC) is one operation: no empty version is stored in between.
+        "atomic_o_trunc": True,
+        "ro": config.read_only,
+        "allow_other": config.allow_other,
+        "default_permissions": config.default_permissions,
+    }
+    return {name: value for name, value in options.items() if value is not False}
+
+
+def serve(ops: FuseOps, mount_point: str, config: Config, fsname: str) -> None:
+    """Mount and serve until the mount ends; raise MountFailed, or what made ``init`` fail.
+
+    Runs libfuse in the foreground always: in the background it would fork, and threads and
+    sockets made before would be lost.
+    """
+    _register_codec()
+    options = mount_options(config, fsname)
+    try:
+        fuse.FUSE(ops, mount_point, foreground=True, raw_fi=True, encoding=ENCODING, **options)
+    except RuntimeError as exc:
+        raise MountFailed(f"{mount_point}: libfuse could not mount (status {exc})") from exc
+    if ops.failure is not None:
+        raise ops.failure

@@ -1,0 +1,1 @@
+"""POSIX meaning: names, attributes, open files, calls. Knows nothing of FUSE."""

@@ -1,0 +1,383 @@
+"""Open files: one ``OpenFile`` for all handles of a version, and the table of handles.
+
+Locks, in the order in which they are taken: the file's own lock, which may be held across I/O and
+delays only that file; then the table's or a lower layer's, which are leaves.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import mimetypes
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from allasfs.config import MIB, Config
+from allasfs.errors import BadHandle, FileTooBig, FsError, NotFound, Stale
+from allasfs.fs import attrs
+from allasfs.fs.attrs import Attr, Attributes
+from allasfs.fs.names import Place
+from allasfs.store.api import ObjectInfo, Store
+from allasfs.transfer.blocks import Memory
+from allasfs.transfer.listings import Listings
+from allasfs.transfer.readahead import Window
+from allasfs.transfer.reader import Reader
+from allasfs.transfer.spool import Spool, SpoolFile
+from allasfs.transfer.uploader import Uploader
+
+log = logging.getLogger(__name__)
+
+# What a changed object's untouched parts are fetched by.
+FILL_BYTES = MIB
+# 1000 segments of 5 GiB: no store takes more.
+LARGEST_FILE = 1000 * 5 * 1024 * MIB
+DEFAULT_TYPE = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class Services:
+    """What open files work with; made once for a mount."""
+
+    store: Store
+    config: Config
+    memory: Memory
+    spool: Spool
+    pool: Executor
+    uploader: Uploader
+    listings: Listings
+    attributes: Attributes
+    clock_ns: Callable[[], int]
+
+
+class OpenFile:
+    """A file that is open: an object's version, and what was changed of it since."""
+
+    def __init__(self, services: Services, place: Place, info: ObjectInfo | None) -> None:
+        """``info`` is the version in the store, None for a new file."""
+        self._services = services
+        self.place = place
+        # The file's lock: see the module's text.
+        self.lock = threading.RLock()
+        self.info = info
+        self._reader: Reader | None = None
+        self._spool: SpoolFile | None = None
+        self.is_dirty = info is None
+        # Unlinked: the bytes live as long as the handles and go nowhere.
+        self.is_orphan = False
+        self.handles = 0
+        self._mtime_ns = 0
+        self._failure = ""
+        self._attr: Attr
+        self._refresh()
+
+    # -- what it is -------------------------------------------------------------------------------
+
+    @property
+    def attr(self) -> Attr:
+        """What stat tells; never waits for the file's lock."""
+        return self._attr
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the store has no version of it."""
+        return self.info is None
+
+    def stands_for(self, other: OpenFile) -> bool:
+        """Whether a newly found ``other`` is this file: changed here, or the same version."""
+        if self.is_dirty or self.info is None or other.info is None:
+            return True
+        return self.info.same_version(other.info)
+
+    def _refresh(self) -> None:
+        services = self._services
+        if self._spool is None and self.info is not None and not self._mtime_ns:
+            self._attr = services.attributes.file(self.place.bucket, self.info)
+            return
+        if self._spool is not None:
+            size = self._spool.size
+        else:
+            size = self.info.size if self.info is not None else 0
+        if not self._mtime_ns:
+            self._mtime_ns = services.clock_ns()
+        self._attr = services.attributes.local_file(size, self._mtime_ns)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def read(self, window: Window, offset: int, length: int) -> bytes:
+        """Return bytes of the file as it is now, fewer only at its end."""
+        with self.lock:
+            if self._spool is not None:
+                return self._read_spool(self._spool, window, offset, length)
+            reader = self._open_reader()
+        return reader.read(window, offset, length) if reader else b""
+
+    def _open_reader(self) -> Reader | None:
+        """Return the reader of the stored version (locked); None for a new file."""
+        if self._reader is None and self.info is not None:
+            services = self._services
+            self._reader = Reader(
+                services.store,
+                services.memory,
+                services.pool,
+                self.place.bucket,
+                self.info,
+                timeout_s=services.config.timeout_s,
+            )
+        return self._reader
+
+    def _read_spool(self, spool: SpoolFile, window: Window, offset: int, length: int) -> bytes:
+        stop = min(offset + length, spool.size)
+        if offset >= stop:
+            return b""
+        for start, end in spool.present.missing(offset, stop):
+            spool.fill(start, self._stored(window, start, end))
+        return spool.read(offset, stop)
+
+    def _stored(self, window: Window, start: int, stop: int) -> bytes:
+        """Return bytes of the stored version; they are there, or it is Stale."""
+        reader = self._open_reader()
+        data = reader.read(window, start, stop - start) if reader else b""
+        if len(data) != stop - start:
+            raise Stale(str(self.place), "the stored object is shorter than it was")
+        return data
+
+    # -- changing ---------------------------------------------------------------------------------
+
+    def write(self, offset: int, data: bytes, *, append: bool = False) -> int:
+        """Write all of ``data``; raise NoSpace, FileTooBig. Return its length."""
+        with self.lock:
+            spool = self._open_spool()
+            if append:
+                offset = spool.size
+            if offset + len(data) > LARGEST_FILE:
+                raise FileTooBig(str(self.place))
+            spool.write(offset, data)
+            self._touch()
+            return len(data)
+
+    def truncate(self, size: int) -> None:
+        """Set the size; what is added reads as zeros."""
+        with self.lock:
+            if size > LARGEST_FILE:
+                raise FileTooBig(str(self.place))
+            spool = self._open_spool()
+            if size != spool.size or not self.is_dirty:
+                spool.truncate(size)
+                self._touch()
+
+    def set_mtime(self, mtime_ns: int) -> None:
+        """Give the file a time, stored with its next upload."""
+        with self.lock:
+            self._mtime_ns = mtime_ns
+            self._refresh()
+
+    def _touch(self) -> None:
+        self.is_dirty = True
+        self._mtime_ns = self._services.clock_ns()
+        self._refresh()
+
+    def _open_spool(self) -> SpoolFile:
+        if self._spool is None:
+            spool = self._services.spool.create()
+            if self.info is not None:
+                spool.adopt(self.info.size)
+            self._spool = spool
+        return self._spool
+
+    # -- the store --------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Upload what is dirty; return when the store has it, or raise what prevented it."""
+        with self.lock:
+            if not self.is_dirty or self.is_orphan:
+                return
+            try:
+                self._upload()
+            except FsError as exc:
+                self._failure = str(exc)
+                raise
+            self._failure = ""
+
+    def _upload(self) -> None:
+        services, place = self._services, self.place
+        spool = self._open_spool()
+        window = Window()
+        for start, end in spool.present.missing(0, spool.size):
+            for first in range(start, end, FILL_BYTES):
+                last = min(first + FILL_BYTES, end)
+                spool.fill(first, self._stored(window, first, last))
+        metadata, content_type = self._inherited()
+        info = services.uploader.upload(
+            place.bucket,
+            place.key,
+            spool,
+            content_type=content_type,
+            metadata=attrs.with_mtime(metadata, self._mtime_ns),
+            replaced=self.info,
+        )
+        self.info = info
+        self.is_dirty = False
+        self._drop_reader()
+        services.attributes.remember(place.bucket, info, self._mtime_ns)
+        services.listings.stored(place.bucket, info)
+
+    def _inherited(self) -> tuple[dict[str, str], str]:
+        """Return metadata and content type: a changed object keeps its own."""
+        guessed = mimetypes.guess_type(self.place.name, strict=False)[0] or DEFAULT_TYPE
+        if self.info is None:
+            return {}, guessed
+        try:
+            head = self._services.store.head(self.place.bucket, self.info.key)
+        except NotFound:
+            return {}, guessed
+        return dict(head.metadata), head.info.content_type or guessed
+
+    def moved(self, place: Place, info: ObjectInfo | None) -> None:
+        """The file has another name now; ``info`` is its version under that name."""
+        with self.lock:
+            self.place = place
+            if info is not None:
+                self.info = info
+                if self._reader is not None:
+                    self._reader.moved(place.bucket, info)
+            self._refresh()
+
+    def orphan(self) -> None:
+        """The file was unlinked: local bytes stay readable, the store's are gone."""
+        with self.lock:
+            self.is_orphan = True
+            if self._reader is not None:
+                self._reader.end(Stale(str(self.place), "the file was removed while open"))
+
+    def replaced(self) -> None:
+        """Another client stored a new version: these handles do not see it."""
+        with self.lock:
+            if self._reader is not None:
+                self._reader.end(Stale(str(self.place), "replaced by another client while open"))
+
+    def close(self) -> str:
+        """Let go of everything after the last handle. Return a line when data was not stored."""
+        with self.lock:
+            self._drop_reader()
+            spool, self._spool = self._spool, None
+            if spool is None:
+                return ""
+            if not self.is_dirty or self.is_orphan:
+                spool.discard()
+                return ""
+            why = self._failure or "closed without an upload"
+            kept = spool.keep(f"{self.place.bucket}/{self.place.key}", why)
+            line = f"{self.place.bucket}/{self.place.key} was not stored ({why}): kept in {kept}"
+            log.error("%s", line)
+            return line
+
+    def _drop_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+@dataclass
+class Handle:
+    """One open(): a file, how it may be used, and where its reader is."""
+
+    file: OpenFile
+    flags: int
+    window: Window = field(default_factory=Window)
+    # The kernel may keep the pages that it has of this file: they are of this version.
+    keep_cache: bool = False
+
+    @property
+    def may_read(self) -> bool:
+        """Whether it was opened for reading."""
+        return self.flags & os.O_ACCMODE != os.O_WRONLY
+
+    @property
+    def may_write(self) -> bool:
+        """Whether it was opened for writing."""
+        return self.flags & os.O_ACCMODE != os.O_RDONLY
+
+
+class Files:
+    """The open files by place, and the handles by number."""
+
+    def __init__(self) -> None:
+        # Leaf lock.
+        self._lock = threading.Lock()
+        self._handles: dict[int, Handle] = {}
+        self._numbers = itertools.count(1)
+        self._by_place: dict[Place, OpenFile] = {}
+
+    def at(self, place: Place) -> OpenFile | None:
+        """Return the open file of a place."""
+        with self._lock:
+            return self._by_place.get(place)
+
+    def new_in(self, directory: Place) -> list[str]:
+        """Return the names in a directory that only this mount has: not stored yet."""
+        with self._lock:
+            files = list(self._by_place.items())
+        return [place.name for place, file in files if file.is_new and place.parent == directory]
+
+    def handle(self, fh: int) -> Handle:
+        """Return an open handle; raise BadHandle."""
+        with self._lock:
+            try:
+                return self._handles[fh]
+            except KeyError:
+                raise BadHandle(f"handle {fh}") from None
+
+    def add(self, file: OpenFile, flags: int) -> tuple[int, Handle]:
+        """Open a handle: on the file that is open there already, unless ``file`` is newer."""
+        with self._lock:
+            older = self._by_place.get(file.place)
+            if older is not None and older.stands_for(file):
+                file = older
+            self._by_place[file.place] = file
+            file.handles += 1
+            fh, handle = next(self._numbers), Handle(file, flags)
+            self._handles[fh] = handle
+        if older is not None and older is not file:
+            older.replaced()
+        return fh, handle
+
+    def remove(self, fh: int) -> OpenFile | None:
+        """Close a handle; return its file when it was the last one."""
+        with self._lock:
+            file = self._handles.pop(fh).file
+            file.handles -= 1
+            if file.handles:
+                return None
+            if self._by_place.get(file.place) is file:
+                del self._by_place[file.place]
+            return file
+
+    def move(self, old: Place, new: Place) -> OpenFile | None:
+        """Note that a file has another place; what was open there has none any more."""
+        with self._lock:
+            file = self._by_place.pop(old, None)
+            self._by_place.pop(new, None)
+            if file is not None:
+                self._by_place[new] = file
+            return file
+
+    def forget(self, place: Place) -> OpenFile | None:
+        """Note that the name of a file is gone; its handles stay."""
+        with self._lock:
+            return self._by_place.pop(place, None)
+
+    def all(self) -> list[OpenFile]:
+        """Return every file with an open handle."""
+        with self._lock:
+            return list({id(h.file): h.file for h in self._handles.values()}.values())
+
+    def drain(self) -> list[OpenFile]:
+        """Close every handle and return the files."""
+        files = self.all()
+        with self._lock:
+            self._handles.clear()
+            self._by_place.clear()
+        return files

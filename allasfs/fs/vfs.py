@@ -1,0 +1,540 @@
+"""Vfs: what POSIX calls mean on an object store. Knows nothing of FUSE.
+
+Paths are absolute in the mount; any thread may call any method; every failure is an ``FsError``.
+What each call promises is in docs/SEMANTICS.md; the methods are in the order of that document.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from cachetools import LRUCache
+
+from allasfs.config import Config
+from allasfs.deadline import within
+from allasfs.errors import (
+    BadArgument,
+    BadHandle,
+    CrossDevice,
+    DirectoryNotEmpty,
+    Exists,
+    FsError,
+    IsADirectory,
+    NotADirectory,
+    NotFound,
+    NotPermitted,
+    ReadOnly,
+)
+from allasfs.fs import attrs
+from allasfs.fs.attrs import Attr, Attributes
+from allasfs.fs.files import Files, Handle, OpenFile, Services
+from allasfs.fs.names import Layout, Place, check_bucket, check_key
+from allasfs.store import large
+from allasfs.store.api import DIRECTORY_TYPE, MD5_OF_NOTHING, AccountInfo, Kind, ObjectInfo, Store
+from allasfs.transfer.blocks import Memory
+from allasfs.transfer.listings import Found, Listings
+from allasfs.transfer.spool import Spool
+from allasfs.transfer.uploader import Uploader
+
+log = logging.getLogger(__name__)
+
+# Versions remembered: of large objects whose size was asked for, and of pages in the kernel.
+REMEMBERED = 100_000
+
+
+class _Nothing:
+    """An empty body."""
+
+    size = 0
+
+    def chunks(self) -> Iterator[bytes]:
+        return iter(())
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What statfs tells, in bytes and objects; ``free_bytes`` is None where nothing limits it."""
+
+    used_bytes: int
+    free_bytes: int | None
+    objects: int
+
+
+class Vfs:
+    """A mounted account, bucket or prefix."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: Config,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Put the parts together; no thread is started and nothing is asked before ``start``."""
+        if config.spool_dir is None:
+            raise ValueError("a Vfs needs a spool_dir")
+        self._store = store
+        self._config = config
+        self._layout = Layout(config.bucket, config.prefix)
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(config.connections, thread_name_prefix="transfer")
+        self._files = Files()
+        self._services = Services(
+            store=store,
+            config=config,
+            memory=Memory(config.memory),
+            spool=Spool(Path(config.spool_dir), config.spool_size),
+            pool=self._pool,
+            uploader=Uploader(store, self._pool, config),
+            listings=Listings(store, ttl_s=config.listing_ttl_s, clock=clock),
+            attributes=Attributes(config, now_ns=clock_ns()),
+            clock_ns=clock_ns,
+        )
+        self._listings = self._services.listings
+        self._attributes = self._services.attributes
+        # Leaf lock.
+        self._lock = threading.Lock()
+        # Sizes of objects that listings cannot tell, by bucket and listed version; guarded.
+        self._resolved: LRUCache[tuple[str, ObjectInfo], Future[ObjectInfo]] = LRUCache(REMEMBERED)
+        # The version whose pages the kernel has; guarded.
+        self._in_kernel: LRUCache[Place, ObjectInfo] = LRUCache(REMEMBERED)
+        # Unlinked open files by the path under which the kernel still asks for them; guarded.
+        self._hidden: dict[str, OpenFile] = {}
+        # Lines about data that could not be stored; guarded.
+        self._lost: list[str] = []
+        self._usage: tuple[float, AccountInfo] | None = None
+
+    def start(self) -> None:
+        """Take the spool folder; raise SpoolUnusable."""
+        self._services.spool.open()
+
+    def close(self) -> list[str]:
+        """Upload what is dirty and stop; return a line for each file that was not stored."""
+        for file in self._files.drain():
+            with within(self._config.timeout_s):
+                try:
+                    file.flush()
+                except FsError as exc:
+                    log.error("%s", exc)  # noqa: TRY400 - its cause was logged where it happened
+                self._closed(file)
+        self._pool.shutdown(cancel_futures=True)
+        self._services.spool.close()
+        return list(self._lost)
+
+    def status(self) -> dict[str, object]:
+        """Return what `allasfs status` shows; JSON-able."""
+        files = self._files.all()
+        return {
+            "open_files": len(files),
+            "dirty_files": sum(file.is_dirty for file in files),
+            "spool_used": self._services.spool.used,
+            "spool_limit": self._config.spool_size,
+            "memory_in_flight": self._services.memory.in_flight,
+            "memory_cached": self._services.memory.cached,
+            "memory_limit": self._config.memory,
+            "listings": self._listings.status(),
+            "not_stored": list(self._lost),
+        }
+
+    # -- looking ----------------------------------------------------------------------------------
+
+    def getattr(self, path: str) -> Attr:
+        """Return the attributes of a path; raise NotFound."""
+        with self._lock:
+            hidden = self._hidden.get(path)
+        if hidden is not None:
+            return hidden.attr
+        place = self._layout.place(path)
+        file = self._files.at(place)
+        if file is not None and file.is_dirty:
+            return file.attr
+        if not place.key:
+            return self._bucket_attr(place)
+        found = self._find(place)
+        if found.is_dir:
+            return self._directory_attr(place)
+        if found.file is None:
+            raise NotFound(path)
+        return self._attributes.file(place.bucket, self._resolve(place.bucket, found.file))
+
+    def _bucket_attr(self, place: Place) -> Attr:
+        if not place.bucket:
+            return self._attributes.directory()
+        bucket = self._listings.bucket(place.bucket)
+        if bucket is None:
+            raise NotFound(place.bucket)
+        return self._attributes.directory(bucket.mtime_ns)
+
+    def _directory_attr(self, place: Place) -> Attr:
+        return self._attributes.directory(self._attributes.given_ns(place.bucket, place.prefix))
+
+    def _find(self, place: Place) -> Found:
+        """Return what is at a place in a bucket, mounted prefix included."""
+        if self._layout.is_root(place):
+            return Found(is_dir=True)
+        if self._listings.bucket(place.bucket) is None:
+            return Found()
+        return self._listings.find(place.bucket, place.key)
+
+    def _file(self, place: Place) -> ObjectInfo:
+        """Return the stored file of a place; raise NotFound, IsADirectory."""
+        if not place.key:
+            raise IsADirectory(str(place.bucket))
+        found = self._find(place)
+        if found.is_dir:
+            raise IsADirectory(place.key)
+        if found.file is None:
+            raise NotFound(place.key)
+        return self._resolve(place.bucket, found.file)
+
+    def _resolve(self, bucket: str, info: ObjectInfo) -> ObjectInfo:
+        """Return the version with its true size and kind: one HEAD per version, where needed."""
+        if info.kind is not Kind.UNKNOWN:
+            return info
+        return self._resolving(bucket, info).result()
+
+    def _resolving(self, bucket: str, info: ObjectInfo) -> Future[ObjectInfo]:
+        key = (bucket, info)
+        with self._lock:
+            future = self._resolved.get(key)
+            if future is None or (future.done() and future.exception() is not None):
+                future = self._pool.submit(self._ask, bucket, info.key)
+                self._resolved[key] = future
+            return future
+
+    def _ask(self, bucket: str, key: str) -> ObjectInfo:
+        with within(self._config.timeout_s):
+            head = self._store.head(bucket, key)
+        mtime_ns = attrs.mtime_of(head.metadata)
+        if mtime_ns is not None:
+            self._attributes.remember(bucket, head.info, mtime_ns)
+        return head.info
+
+    def listdir(self, path: str) -> list[str]:
+        """Return the names in a directory, without ``.`` and ``..``; raise NotADirectory."""
+        place = self._layout.place(path)
+        if not place.bucket:
+            names = set(self._listings.buckets()) | set(self._config.extra_buckets)
+            if self._config.show_segments:
+                return sorted(names)
+            return sorted(n for n in names if not n.endswith(large.SEGMENTS_SUFFIX))
+        if place.key:
+            found = self._find(place)
+            if not found.is_dir:
+                raise NotADirectory(path) if found.file else NotFound(path)
+        elif self._listings.bucket(place.bucket) is None:
+            raise NotFound(path)
+        files, dirs = self._listings.entries(place.bucket, place.prefix)
+        for _, info in files:
+            if info.kind is Kind.UNKNOWN:
+                # The program that lists will ask for the sizes next: ask for all at once.
+                self._resolving(place.bucket, info)
+        listed = [name for name, _ in files]
+        new = self._files.new_in(place)
+        return [*dirs, *listed, *set(new).difference(listed)]
+
+    def statfs(self) -> Usage:
+        """Return usage and quota of the account, at most one TTL old, else raise Unavailable."""
+        now = self._clock()
+        if self._usage is None or now - self._usage[0] >= self._config.ttl_s:
+            self._usage = (now, self._store.account())
+        account = self._usage[1]
+        quota = account.quota_bytes
+        free = None if quota is None else max(0, quota - account.bytes_used)
+        return Usage(account.bytes_used, free, account.object_count)
+
+    # -- files ------------------------------------------------------------------------------------
+
+    def create(self, path: str, flags: int) -> tuple[int, Handle]:
+        """Make a file and open it (O_CREAT); raise Exists with O_EXCL, NotPermitted at the root."""
+        self._may_change(path)
+        place = self._layout.place(path)
+        if not place.key:
+            raise NotPermitted(path, "files live in buckets: make one with mkdir and write there")
+        check_key(place.key, self._store.capabilities())
+        if self._files.at(place) is not None or self._find(place) != Found():
+            if flags & os.O_EXCL:
+                raise Exists(path)
+            return self.open(path, flags)
+        return self._files.add(OpenFile(self._services, place, None), flags)
+
+    def open(self, path: str, flags: int) -> tuple[int, Handle]:
+        """Open an existing file and pin its version; raise NotFound, IsADirectory, ReadOnly."""
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
+            self._may_change(path)
+        place = self._layout.place(path)
+        file = self._files.at(place)
+        if file is None or not file.is_dirty:
+            file = OpenFile(self._services, place, self._file(place))
+        fh, handle = self._files.add(file, flags)
+        handle.keep_cache = self._pages_are_of(handle.file)
+        if flags & os.O_TRUNC and handle.may_write:
+            handle.file.truncate(0)
+        return fh, handle
+
+    def _pages_are_of(self, file: OpenFile) -> bool:
+        """Whether the kernel's pages belong to the version that is opened; from now on they do."""
+        if file.info is None:
+            return False
+        with self._lock:
+            known = self._in_kernel.get(file.place)
+            self._in_kernel[file.place] = file.info
+        return known is not None and known.same_version(file.info)
+
+    def read(self, fh: int, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes, fewer only at the end; raise BadHandle, Stale, Unavailable."""
+        handle = self._files.handle(fh)
+        if not handle.may_read:
+            raise BadHandle(str(handle.file.place.key), "not open for reading")
+        return handle.file.read(handle.window, offset, length)
+
+    def write(self, fh: int, offset: int, data: bytes) -> int:
+        """Write all of ``data`` to the spool; raise BadHandle, NoSpace, FileTooBig."""
+        handle = self._files.handle(fh)
+        if not handle.may_write:
+            raise BadHandle(str(handle.file.place.key), "not open for writing")
+        return handle.file.write(offset, data, append=bool(handle.flags & os.O_APPEND))
+
+    def truncate(self, path: str, size: int, fh: int | None = None) -> None:
+        """Set a file's size: stored at once by path, with the next flush by handle."""
+        self._may_change(path)
+        if size < 0:
+            raise BadArgument(path)
+        if fh is not None:
+            handle = self._files.handle(fh)
+            if not handle.may_write:
+                raise BadArgument(path, "not open for writing")
+            handle.file.truncate(size)
+            return
+        fh, handle = self.open(path, os.O_WRONLY)
+        try:
+            handle.file.truncate(size)
+            self.flush(fh)
+        finally:
+            self.release(fh)
+
+    def flush(self, fh: int) -> None:
+        """Return when the store has what was written through any handle, or raise why not."""
+        handle = self._files.handle(fh)
+        file = handle.file
+        if not handle.may_write or not file.is_dirty:
+            return
+        file.flush()
+        if file.info is not None and not file.is_orphan:
+            with self._lock:
+                self._in_kernel[file.place] = file.info
+
+    fsync = flush
+
+    def release(self, fh: int) -> None:
+        """Close a handle. What it wrote was stored by flush; what was refused there is kept."""
+        file = self._files.remove(fh)
+        if file is not None:
+            self._closed(file)
+
+    def _closed(self, file: OpenFile) -> None:
+        line = file.close()
+        with self._lock:
+            if line:
+                self._lost.append(line)
+            for path in [path for path, hidden in self._hidden.items() if hidden is file]:
+                del self._hidden[path]
+
+    # -- names ------------------------------------------------------------------------------------
+
+    def unlink(self, path: str) -> None:
+        """Remove a file; open handles keep what they hold locally. Raise NotFound, IsADirectory."""
+        with self._lock:
+            if self._hidden.pop(path, None) is not None:
+                return
+        self._may_change(path)
+        place = self._layout.place(path)
+        file = self._files.at(place)
+        if file is not None and file.is_new:
+            self._orphaned(place)
+            return
+        info = self._file(place)
+        try:
+            large.delete(self._store, place.bucket, info)
+        finally:
+            # Also when the answer says that it was gone already.
+            self._listings.removed(place.bucket, info)
+        self._orphaned(place)
+        self._keep_directory(place.parent)
+
+    def hide(self, path: str, hidden: str) -> None:
+        """Unlink an open file that the kernel wants to call ``hidden`` until it is closed."""
+        file = self._files.at(self._layout.place(path))
+        self.unlink(path)
+        if file is not None:
+            with self._lock:
+                self._hidden[hidden] = file
+
+    def _orphaned(self, place: Place) -> None:
+        file = self._files.forget(place)
+        if file is not None:
+            file.orphan()
+        with self._lock:
+            self._in_kernel.pop(place, None)
+
+    def _keep_directory(self, place: Place) -> None:
+        """Store a marker in a directory that lost its last entry: it stays until rmdir."""
+        if self._layout.is_root(place) or not place.key:
+            return
+        if self._listings.is_empty(place.bucket, place.prefix) and not self._listings.markers(
+            place.bucket, place.prefix
+        ):
+            self._put_marker(place)
+
+    def _put_marker(self, place: Place) -> None:
+        info = self._store.put(
+            place.bucket,
+            place.prefix,
+            _Nothing(),
+            md5=MD5_OF_NOTHING,
+            content_type=DIRECTORY_TYPE,
+        )
+        self._attributes.remember(place.bucket, info, self._services.clock_ns())
+        self._listings.stored(place.bucket, info)
+
+    def mkdir(self, path: str) -> None:
+        """Make a directory, at the root a bucket; raise Exists, BadName, NameTooLong."""
+        self._may_change(path)
+        place = self._layout.place(path)
+        limits = self._store.capabilities()
+        if not place.key:
+            check_bucket(place.bucket, limits)
+            if self._listings.bucket(place.bucket) is not None:
+                raise Exists(path)
+            self._store.create_container(place.bucket)
+            self._listings.bucket_created(place.bucket)
+            return
+        check_key(place.prefix, limits)
+        if self._files.at(place) is not None or self._find(place) != Found():
+            raise Exists(path)
+        self._put_marker(place)
+
+    def rmdir(self, path: str) -> None:
+        """Remove an empty directory or bucket; raise DirectoryNotEmpty, NotADirectory."""
+        self._may_change(path)
+        place = self._layout.place(path)
+        if not place.key:
+            if self._listings.bucket(place.bucket) is None:
+                raise NotFound(path)
+            self._store.delete_container(place.bucket)
+            self._listings.bucket_removed(place.bucket)
+            return
+        found = self._find(place)
+        if not found.is_dir:
+            raise NotADirectory(path) if found.file else NotFound(path)
+        is_empty = self._listings.is_empty(place.bucket, place.prefix)
+        if not is_empty or self._files.new_in(place):
+            raise DirectoryNotEmpty(path)
+        for marker in self._listings.markers(place.bucket, place.prefix):
+            self._store.delete(place.bucket, marker.key)
+            self._listings.removed(place.bucket, marker)
+        self._listings.directory_removed(place.bucket, place.prefix)
+        self._keep_directory(place.parent)
+
+    def rename(self, path: str, target: str) -> None:
+        """Give a file another name, by a copy on the server; raise CrossDevice for directories."""
+        self._may_change(path)
+        old, new = self._layout.place(path), self._layout.place(target)
+        if not old.key:
+            raise CrossDevice(path, "a bucket cannot be renamed: copy it")
+        if not new.key:
+            raise NotPermitted(target, "files live in buckets")
+        if old == new:
+            return
+        check_key(new.key, self._store.capabilities())
+        file = self._files.at(old)
+        if file is not None:
+            file.flush()
+        elif self._find(old).is_dir:
+            raise CrossDevice(path, "directories are copied, not renamed")
+        info = self._file(old)
+        replaced = self._find(new)
+        if replaced.is_dir:
+            raise IsADirectory(target)
+        stored = self._copied(old, info, new, replaced.file)
+        self._store.delete(old.bucket, old.key)
+        self._listings.removed(old.bucket, info)
+        overwritten = self._files.at(new)
+        if overwritten is not None:
+            self._orphaned(new)
+        moved = self._files.move(old, new)
+        if moved is not None:
+            moved.moved(new, stored)
+        with self._lock:
+            self._in_kernel.pop(old, None)
+            self._in_kernel.pop(new, None)
+        self._keep_directory(old.parent)
+
+    def _copied(
+        self, old: Place, info: ObjectInfo, new: Place, replaced: ObjectInfo | None
+    ) -> ObjectInfo:
+        """Copy a file on the server; the segments of a large one that it replaces are removed."""
+        segments = []
+        if replaced is not None:
+            segments = large.segments_of(
+                self._store, new.bucket, self._resolve(new.bucket, replaced)
+            )
+        is_large = info.kind is not Kind.PLAIN
+        stored = self._store.copy(old.bucket, info, (new.bucket, new.key), manifest=is_large)
+        self._attributes.remember(new.bucket, stored, self._attributes.mtime_ns(old.bucket, info))
+        self._listings.stored(new.bucket, stored)
+        large.remove_segments(self._store, segments)
+        return stored
+
+    def utimens(self, path: str, mtime_ns: int) -> None:
+        """Give a file or directory a modification time, kept as object metadata."""
+        self._may_change(path)
+        with self._lock:
+            hidden = self._hidden.get(path)
+        if hidden is not None:
+            hidden.set_mtime(mtime_ns)
+            return
+        place = self._layout.place(path)
+        file = self._files.at(place)
+        if file is not None and file.is_dirty:
+            file.set_mtime(mtime_ns)
+            return
+        if not place.key or self._layout.is_root(place):
+            raise NotPermitted(path, "the store does not keep times of buckets")
+        found = self._find(place)
+        if found.is_dir:
+            self._set_directory_mtime(place, mtime_ns)
+            return
+        info = self._posted(place.bucket, self._file(place).key, mtime_ns)
+        self._listings.stored(place.bucket, info)
+        if file is not None:
+            file.moved(place, info)
+        with self._lock:
+            if place in self._in_kernel:
+                self._in_kernel[place] = info
+
+    def _set_directory_mtime(self, place: Place, mtime_ns: int) -> None:
+        markers = self._listings.markers(place.bucket, place.prefix)
+        if not any(marker.key == place.prefix for marker in markers):
+            self._put_marker(place)
+        info = self._posted(place.bucket, place.prefix, mtime_ns)
+        self._listings.stored(place.bucket, info)
+
+    def _posted(self, bucket: str, key: str, mtime_ns: int) -> ObjectInfo:
+        """Store a time with the object's other metadata; return its version as it is then."""
+        head = self._store.head(bucket, key)
+        info = self._store.post(bucket, head, attrs.with_mtime(head.metadata, mtime_ns))
+        self._attributes.remember(bucket, info, mtime_ns)
+        return info
+
+    def _may_change(self, path: str) -> None:
+        if self._config.read_only:
+            raise ReadOnly(path)
