@@ -15,6 +15,7 @@ import codecs
 import errno
 import logging
 import re
+import stat
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,7 @@ import fuse
 from allasfs.config import Config
 from allasfs.deadline import within
 from allasfs.errors import Failed, Internal, MountFailed, NotSupported, Refused
-from allasfs.fs.attrs import STAT_BLOCK, Attr
+from allasfs.fs.attrs import STAT_BLOCK, Attr, Given
 from allasfs.fs.vfs import Vfs
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class FuseOps:
 
     def mkdir(self, path: str, mode: int) -> None:
         """Make a directory or bucket."""
-        self._vfs.mkdir(path)
+        self._vfs.mkdir(path, mode)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty directory or bucket."""
@@ -143,7 +144,25 @@ class FuseOps:
 
     def utimens(self, path: str, times: tuple[int, int] | None = None) -> None:
         """Give a modification time; access times are not kept."""
-        self._vfs.utimens(path, _given_ns(times))
+        mtime_ns = time.time_ns() if times is None else times[1]
+        self._vfs.set_attributes(path, Given(mtime_ns=mtime_ns))
+
+    def chmod(self, path: str, mode: int) -> None:
+        """Give a mode."""
+        self._vfs.set_attributes(path, Given(mode=stat.S_IMODE(mode)))
+
+    def chown(self, path: str, uid: int, gid: int) -> None:
+        """Give an owner; -1 leaves one as it is."""
+        owner = None if uid == -1 else uid
+        self._vfs.set_attributes(path, Given(uid=owner, gid=None if gid == -1 else gid))
+
+    def symlink(self, target: str, source: str) -> None:
+        """Make a symbolic link ``target`` that points to ``source``."""
+        self._vfs.symlink(target, source)
+
+    def readlink(self, path: str) -> str:
+        """The target of a symbolic link."""
+        return self._vfs.readlink(path)
 
     def link(self, target: str, source: str) -> None:
         """An object has one name."""
@@ -153,7 +172,7 @@ class FuseOps:
 
     def create(self, path: str, mode: int, fi: Any) -> int:
         """Make a file and open it."""
-        fi.fh, _ = self._vfs.create(path, fi.flags)
+        fi.fh, _ = self._vfs.create(path, fi.flags, stat.S_IMODE(mode))
         return 0
 
     def open(self, path: str, fi: Any) -> int:
@@ -185,10 +204,6 @@ class FuseOps:
     def release(self, path: str | None, fi: Any) -> None:
         """The last descriptor of an open() is closed."""
         self._vfs.release(fi.fh)
-
-
-def _given_ns(times: tuple[int, int] | None) -> int:
-    return time.time_ns() if times is None else times[1]
 
 
 def _stat(attr: Attr) -> dict[str, int]:

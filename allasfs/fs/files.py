@@ -13,12 +13,11 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from allasfs.config import MIB, Config
 from allasfs.errors import BadHandle, FileTooBig, FsError, NotFound, Stale
-from allasfs.fs import attrs
-from allasfs.fs.attrs import Attr, Attributes
+from allasfs.fs.attrs import Attr, Attributes, Given
 from allasfs.fs.names import Place
 from allasfs.store.api import ObjectInfo, Store
 from allasfs.transfer.blocks import Memory
@@ -55,8 +54,14 @@ class Services:
 class OpenFile:
     """A file that is open: an object's version, and what was changed of it since."""
 
-    def __init__(self, services: Services, place: Place, info: ObjectInfo | None) -> None:
-        """``info`` is the version in the store, None for a new file."""
+    def __init__(
+        self,
+        services: Services,
+        place: Place,
+        info: ObjectInfo | None,
+        given: Given = Given(),  # noqa: B008 - frozen
+    ) -> None:
+        """``info`` is the version in the store, None for a new file that is ``given`` a mode."""
         self._services = services
         self.place = place
         # The file's lock: see the module's text.
@@ -68,7 +73,7 @@ class OpenFile:
         # Unlinked: the bytes live as long as the handles and go nowhere.
         self.is_orphan = False
         self.handles = 0
-        self._mtime_ns = 0
+        self._given = services.attributes.given(place.bucket, info) if info is not None else given
         self._failure = ""
         self._attr: Attr
         self._refresh()
@@ -93,16 +98,13 @@ class OpenFile:
 
     def _refresh(self) -> None:
         services = self._services
-        if self._spool is None and self.info is not None and not self._mtime_ns:
-            self._attr = services.attributes.file(self.place.bucket, self.info)
-            return
+        size = self.info.size if self.info is not None else 0
         if self._spool is not None:
             size = self._spool.size
-        else:
-            size = self.info.size if self.info is not None else 0
-        if not self._mtime_ns:
-            self._mtime_ns = services.clock_ns()
-        self._attr = services.attributes.local_file(size, self._mtime_ns)
+        if self.is_dirty and self._given.mtime_ns is None:
+            self._given = replace(self._given, mtime_ns=services.clock_ns())
+        stored_ns = self.info.mtime_ns if self.info is not None else 0
+        self._attr = services.attributes.local_file(size, self._given, stored_ns)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -168,15 +170,15 @@ class OpenFile:
                 spool.truncate(size)
                 self._touch()
 
-    def set_mtime(self, mtime_ns: int) -> None:
-        """Give the file a time, stored with its next upload."""
+    def give(self, given: Given) -> None:
+        """Give the file attributes, stored with its next upload."""
         with self.lock:
-            self._mtime_ns = mtime_ns
+            self._given = self._given.changed(given)
             self._refresh()
 
     def _touch(self) -> None:
         self.is_dirty = True
-        self._mtime_ns = self._services.clock_ns()
+        self._given = replace(self._given, mtime_ns=self._services.clock_ns())
         self._refresh()
 
     def _open_spool(self) -> SpoolFile:
@@ -215,13 +217,13 @@ class OpenFile:
             place.key,
             spool,
             content_type=content_type,
-            metadata=attrs.with_mtime(metadata, self._mtime_ns),
+            metadata={**metadata, **self._given.metadata()},
             replaced=self.info,
         )
         self.info = info
         self.is_dirty = False
         self._drop_reader()
-        services.attributes.remember(place.bucket, info, self._mtime_ns)
+        services.attributes.remember(place.bucket, info, self._given)
         services.listings.stored(place.bucket, info)
 
     def _inherited(self) -> tuple[dict[str, str], str]:
@@ -241,6 +243,7 @@ class OpenFile:
             self.place = place
             if info is not None:
                 self.info = info
+                self._given = self._services.attributes.given(place.bucket, info)
                 if self._reader is not None:
                     self._reader.moved(place.bucket, info)
             self._refresh()

@@ -6,13 +6,14 @@ What each call promises is in docs/SEMANTICS.md; the methods are in the order of
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cachetools import LRUCache
@@ -27,17 +28,25 @@ from allasfs.errors import (
     Exists,
     FsError,
     IsADirectory,
+    NameTooLong,
     NotADirectory,
     NotFound,
     NotPermitted,
     ReadOnly,
 )
-from allasfs.fs import attrs
-from allasfs.fs.attrs import Attr, Attributes
+from allasfs.fs.attrs import (
+    LONGEST_TARGET,
+    SYMLINK_TYPE,
+    Attr,
+    Attributes,
+    Given,
+    given_by,
+    is_symlink,
+)
 from allasfs.fs.files import Files, Handle, OpenFile, Services
 from allasfs.fs.names import Layout, Place, check_bucket, check_key
 from allasfs.store import large
-from allasfs.store.api import DIRECTORY_TYPE, MD5_OF_NOTHING, AccountInfo, Kind, ObjectInfo, Store
+from allasfs.store.api import DIRECTORY_TYPE, AccountInfo, Kind, ObjectInfo, Store
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.listings import Found, Listings
 from allasfs.transfer.spool import Spool
@@ -49,13 +58,15 @@ log = logging.getLogger(__name__)
 REMEMBERED = 100_000
 
 
-class _Nothing:
-    """An empty body."""
+class _Bytes:
+    """A body that is at hand."""
 
-    size = 0
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
 
     def chunks(self) -> Iterator[bytes]:
-        return iter(())
+        return iter((self._data,) if self._data else ())
 
 
 @dataclass(frozen=True)
@@ -171,10 +182,14 @@ class Vfs:
         bucket = self._listings.bucket(place.bucket)
         if bucket is None:
             raise NotFound(place.bucket)
-        return self._attributes.directory(bucket.mtime_ns)
+        return self._attributes.directory(mtime_ns=bucket.mtime_ns)
 
     def _directory_attr(self, place: Place) -> Attr:
-        return self._attributes.directory(self._attributes.given_ns(place.bucket, place.prefix))
+        marker = self._listings.cached_marker(place.bucket, place.prefix)
+        if marker is None:
+            return self._attributes.directory()
+        given = self._attributes.given(place.bucket, marker)
+        return self._attributes.directory(given, mtime_ns=marker.mtime_ns)
 
     def _find(self, place: Place) -> Found:
         """Return what is at a place in a bucket, mounted prefix included."""
@@ -213,9 +228,7 @@ class Vfs:
     def _ask(self, bucket: str, key: str) -> ObjectInfo:
         with within(self._config.timeout_s):
             head = self._store.head(bucket, key)
-        mtime_ns = attrs.mtime_of(head.metadata)
-        if mtime_ns is not None:
-            self._attributes.remember(bucket, head.info, mtime_ns)
+        self._attributes.remember(bucket, head.info, given_by(head.metadata))
         return head.info
 
     def listdir(self, path: str) -> list[str]:
@@ -253,7 +266,7 @@ class Vfs:
 
     # -- files ------------------------------------------------------------------------------------
 
-    def create(self, path: str, flags: int) -> tuple[int, Handle]:
+    def create(self, path: str, flags: int, mode: int | None = None) -> tuple[int, Handle]:
         """Make a file and open it (O_CREAT); raise Exists with O_EXCL, NotPermitted at the root."""
         self._may_change(path)
         place = self._layout.place(path)
@@ -264,7 +277,8 @@ class Vfs:
             if flags & os.O_EXCL:
                 raise Exists(path)
             return self.open(path, flags)
-        return self._files.add(OpenFile(self._services, place, None), flags)
+        given = Given(mode=None if mode == self._attributes.file_mode else mode)
+        return self._files.add(OpenFile(self._services, place, None, given), flags)
 
     def open(self, path: str, flags: int) -> tuple[int, Handle]:
         """Open an existing file and pin its version; raise NotFound, IsADirectory, ReadOnly."""
@@ -394,18 +408,25 @@ class Vfs:
         ):
             self._put_marker(place)
 
-    def _put_marker(self, place: Place) -> None:
-        info = self._store.put(
-            place.bucket,
-            place.prefix,
-            _Nothing(),
-            md5=MD5_OF_NOTHING,
-            content_type=DIRECTORY_TYPE,
-        )
-        self._attributes.remember(place.bucket, info, self._services.clock_ns())
-        self._listings.stored(place.bucket, info)
+    def _put_marker(self, place: Place, given: Given = Given()) -> None:  # noqa: B008 - frozen
+        given = Given(mtime_ns=self._services.clock_ns()).changed(given)
+        self._put_small(place.bucket, place.prefix, b"", DIRECTORY_TYPE, given)
 
-    def mkdir(self, path: str) -> None:
+    def _put_small(
+        self, bucket: str, key: str, data: bytes, content_type: str, given: Given
+    ) -> None:
+        info = self._store.put(
+            bucket,
+            key,
+            _Bytes(data),
+            md5=hashlib.md5(data, usedforsecurity=False).hexdigest(),
+            content_type=content_type,
+            metadata=given.metadata(),
+        )
+        self._attributes.remember(bucket, info, given)
+        self._listings.stored(bucket, info)
+
+    def mkdir(self, path: str, mode: int | None = None) -> None:
         """Make a directory, at the root a bucket; raise Exists, BadName, NameTooLong."""
         self._may_change(path)
         place = self._layout.place(path)
@@ -420,7 +441,31 @@ class Vfs:
         check_key(place.prefix, limits)
         if self._files.at(place) is not None or self._find(place) != Found():
             raise Exists(path)
-        self._put_marker(place)
+        self._put_marker(place, Given(mode=None if mode == self._attributes.dir_mode else mode))
+
+    def symlink(self, path: str, target: str) -> None:
+        """Make a symbolic link: an object of its own type whose content is the target."""
+        self._may_change(path)
+        place = self._layout.place(path)
+        if not place.key:
+            raise NotPermitted(path, "links live in buckets")
+        check_key(place.key, self._store.capabilities())
+        if self._files.at(place) is not None or self._find(place) != Found():
+            raise Exists(path)
+        content = os.fsencode(target)
+        if not 0 < len(content) <= LONGEST_TARGET:
+            raise NameTooLong(path)
+        given = Given(mtime_ns=self._services.clock_ns())
+        self._put_small(place.bucket, place.key, content, SYMLINK_TYPE, given)
+
+    def readlink(self, path: str) -> str:
+        """Return the target of a symbolic link; raise BadArgument for anything else."""
+        place = self._layout.place(path)
+        info = self._file(place)
+        if not is_symlink(info):
+            raise BadArgument(path, "not a symbolic link")
+        with self._store.get(place.bucket, info.key, etag=info.etag) as body:
+            return os.fsdecode(b"".join(body))
 
     def rmdir(self, path: str) -> None:
         """Remove an empty directory or bucket; raise DirectoryNotEmpty, NotADirectory."""
@@ -489,50 +534,50 @@ class Vfs:
             )
         is_large = info.kind is not Kind.PLAIN
         stored = self._store.copy(old.bucket, info, (new.bucket, new.key), manifest=is_large)
-        self._attributes.remember(new.bucket, stored, self._attributes.mtime_ns(old.bucket, info))
+        self._attributes.remember(new.bucket, stored, self._attributes.given(old.bucket, info))
         self._listings.stored(new.bucket, stored)
         large.remove_segments(self._store, segments)
         return stored
 
-    def utimens(self, path: str, mtime_ns: int) -> None:
-        """Give a file or directory a modification time, kept as object metadata."""
+    def set_attributes(self, path: str, given: Given) -> None:
+        """utimens, chmod, chown: kept as object metadata; with the upload while a file is open."""
         self._may_change(path)
         with self._lock:
             hidden = self._hidden.get(path)
-        if hidden is not None:
-            hidden.set_mtime(mtime_ns)
-            return
         place = self._layout.place(path)
-        file = self._files.at(place)
-        if file is not None and file.is_dirty:
-            file.set_mtime(mtime_ns)
+        file = hidden or self._files.at(place)
+        if file is not None and (file.is_dirty or file.is_orphan):
+            file.give(given)
             return
         if not place.key or self._layout.is_root(place):
-            raise NotPermitted(path, "the store does not keep times of buckets")
-        found = self._find(place)
-        if found.is_dir:
-            self._set_directory_mtime(place, mtime_ns)
+            raise NotPermitted(path, "the store does not keep attributes of buckets")
+        if self._find(place).is_dir:
+            self._give_directory(place, given)
             return
-        info = self._posted(place.bucket, self._file(place).key, mtime_ns)
-        self._listings.stored(place.bucket, info)
+        info = self._posted(place.bucket, self._file(place).key, given)
         if file is not None:
             file.moved(place, info)
         with self._lock:
             if place in self._in_kernel:
                 self._in_kernel[place] = info
 
-    def _set_directory_mtime(self, place: Place, mtime_ns: int) -> None:
+    def _give_directory(self, place: Place, given: Given) -> None:
         markers = self._listings.markers(place.bucket, place.prefix)
-        if not any(marker.key == place.prefix for marker in markers):
-            self._put_marker(place)
-        info = self._posted(place.bucket, place.prefix, mtime_ns)
-        self._listings.stored(place.bucket, info)
+        if any(marker.key == place.prefix for marker in markers):
+            self._posted(place.bucket, place.prefix, given)
+        else:
+            self._put_marker(place, given)
 
-    def _posted(self, bucket: str, key: str, mtime_ns: int) -> ObjectInfo:
-        """Store a time with the object's other metadata; return its version as it is then."""
+    def _posted(self, bucket: str, key: str, given: Given) -> ObjectInfo:
+        """Store attributes with the object's other metadata; return its version as it is then."""
         head = self._store.head(bucket, key)
-        info = self._store.post(bucket, head, attrs.with_mtime(head.metadata, mtime_ns))
-        self._attributes.remember(bucket, info, mtime_ns)
+        merged = given_by(head.metadata).changed(given)
+        info = self._store.post(bucket, head, {**head.metadata, **merged.metadata()})
+        if merged.mtime_ns is None:
+            # The time that stat told before must not change because the mode did.
+            merged = replace(merged, mtime_ns=head.info.mtime_ns)
+        self._attributes.remember(bucket, info, merged)
+        self._listings.stored(bucket, info)
         return info
 
     def _may_change(self, path: str) -> None:

@@ -183,6 +183,11 @@ class Listings:
         typed = above.typed.get(name) if above is not None else None
         return [marker for marker in (own, typed) if marker is not None]
 
+    def cached_marker(self, bucket: str, prefix: str) -> ObjectInfo | None:
+        """Return a directory's own marker if its listing is at hand: asks nobody."""
+        directory = self._cached(bucket, prefix)
+        return directory.marker if directory is not None else None
+
     def is_empty(self, bucket: str, prefix: str) -> bool:
         """Whether a directory has no entry, not even one that cannot be shown."""
         directory = self.directory(bucket, prefix)
