@@ -1,0 +1,35 @@
+# `make` alone prints the targets. What a target needs is installed by tools/setup.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fix unit bench clean
+
+PYTHON := .venv/bin/python
+
+help:  ## Print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## Install libfuse, fusermount and a virtual environment with allasfs in .venv
+	@tools/setup
+
+demo: setup  ## Do the main job on a real Swift and Keystone on loopback, and check every byte
+	@tools/demo
+
+test: setup check  ## Pass all tests: unit, contract, real Swift, real mount
+	$(PYTHON) -m pytest
+
+check: setup  ## Check formats, lint and types; changes nothing
+	$(PYTHON) -m ruff format --check allasfs tests bench
+	$(PYTHON) -m ruff check allasfs tests bench
+	$(PYTHON) -m mypy
+
+fix:  ## Format, and mend what the linter can
+	$(PYTHON) -m ruff check --fix allasfs tests bench
+	$(PYTHON) -m ruff format allasfs tests bench
+
+unit:  ## Run only the tests that need neither Swift nor a mount
+	$(PYTHON) -m pytest tests/unit tests/behaviour -m 'not swift and not mount'
+
+bench: setup  ## Measure reading, writing and listing beside the raw client
+	$(PYTHON) -m bench.throughput
+
+clean:  ## Remove what the targets made
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
