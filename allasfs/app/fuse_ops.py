@@ -16,15 +16,17 @@ import errno
 import logging
 import re
 import stat
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import fuse
+from cachetools import LRUCache
 
 from allasfs.config import Config
 from allasfs.deadline import within
-from allasfs.errors import Failed, Internal, MountFailed, NotSupported, Refused
+from allasfs.errors import Failed, Internal, MountFailed, NotSupported, Refused, Stale
 from allasfs.fs.attrs import STAT_BLOCK, Attr, Given
 from allasfs.fs.vfs import Vfs
 
@@ -37,6 +39,8 @@ _HIDDEN = re.compile(r"/\.fuse_hidden[0-9a-f]{16}$")
 ENCODING = "allasfs-path"
 # The unit of statfs: what a program reads at once.
 BLOCK = 128 * 1024
+# Paths of which it is remembered what the kernel was told.
+TOLD = 100_000
 # What df shows as free where nothing limits the account: 1 PiB.
 UNLIMITED = 1024**5
 
@@ -67,6 +71,10 @@ class FuseOps:
         self._vfs = vfs
         self._config = config
         self._on_ready = on_ready
+        # What the kernel was told of a path, and when: it may answer with that until it is too old.
+        self._told: LRUCache[str, tuple[float, Attr]] = LRUCache(TOLD)
+        # Leaf lock of _told.
+        self._lock = threading.Lock()
         # What made ``init`` fail, where nothing may be raised.
         self.failure: BaseException | None = None
 
@@ -176,10 +184,25 @@ class FuseOps:
         return 0
 
     def open(self, path: str, fi: Any) -> int:
-        """Open a file; its pages are kept while the version is the same."""
+        """Open a file; its pages are kept while the version is the same.
+
+        When the version is not the one whose size the kernel was told, reads would end at the old
+        size, a short copy without an error. ESTALE makes the kernel look the name up anew and open
+        again (Linux, do_filp_open), so that both are of one version.
+        """
         fi.fh, handle = self._vfs.open(path, fi.flags)
+        if not handle.file.is_dirty and self._is_outdated(path, handle.file.attr):
+            self._vfs.release(fi.fh)
+            raise Stale(path, "replaced by another client: the kernel looks again")
         fi.keep_cache = int(handle.keep_cache)
         return 0
+
+    def _is_outdated(self, path: str, attr: Attr) -> bool:
+        """Whether the kernel may still believe other attributes than these."""
+        with self._lock:
+            since, told = self._told.get(path, (0.0, attr))
+        is_believed = time.monotonic() - since <= self._config.kernel_timeout_s
+        return is_believed and (told.size, told.mtime_ns) != (attr.size, attr.mtime_ns)
 
     def read(self, path: str | None, size: int, offset: int, fi: Any) -> bytes:
         """Read."""
@@ -253,5 +276,8 @@ def serve(ops: FuseOps, mount_point: str, config: Config, fsname: str) -> None:
         fuse.FUSE(ops, mount_point, foreground=True, raw_fi=True, encoding=ENCODING, **options)
     except RuntimeError as exc:
         raise MountFailed(f"{mount_point}: libfuse could not mount (status {exc})") from exc
-    if ops.failure is not None:
+    if isinstance(ops.failure, Exception):
         raise ops.failure
+    if ops.failure is not None:
+        # What would end a program must not end this one with status 0.
+        raise MountFailed(f"{mount_point}: {type(ops.failure).__name__}") from ops.failure

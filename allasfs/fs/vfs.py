@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +20,11 @@ from pathlib import Path
 from cachetools import LRUCache
 
 from allasfs.config import Config
-from allasfs.deadline import within
+from allasfs.deadline import current, within
 from allasfs.errors import (
     BadArgument,
     BadHandle,
+    Corrupt,
     CrossDevice,
     DirectoryNotEmpty,
     Exists,
@@ -33,6 +35,7 @@ from allasfs.errors import (
     NotFound,
     NotPermitted,
     ReadOnly,
+    TimedOut,
 )
 from allasfs.fs.attrs import (
     LONGEST_TARGET,
@@ -214,7 +217,11 @@ class Vfs:
         """Return the version with its true size and kind: one HEAD per version, where needed."""
         if info.kind is not Kind.UNKNOWN:
             return info
-        return self._resolving(bucket, info).result()
+        deadline = current(self._config.timeout_s)
+        try:
+            return self._resolving(bucket, info).result(deadline.left())
+        except futures.TimeoutError as exc:
+            raise TimedOut(f"{bucket}/{info.key}", "its size was not told in time") from exc
 
     def _resolving(self, bucket: str, info: ObjectInfo) -> Future[ObjectInfo]:
         key = (bucket, info)
@@ -291,12 +298,13 @@ class Vfs:
         fh, handle = self._files.add(file, flags)
         handle.keep_cache = self._pages_are_of(handle.file)
         if flags & os.O_TRUNC and handle.may_write:
+            self._forget_pages(place)
             handle.file.truncate(0)
         return fh, handle
 
     def _pages_are_of(self, file: OpenFile) -> bool:
         """Whether the kernel's pages belong to the version that is opened; from now on they do."""
-        if file.info is None:
+        if file.info is None or file.is_dirty:
             return False
         with self._lock:
             known = self._in_kernel.get(file.place)
@@ -308,13 +316,25 @@ class Vfs:
         handle = self._files.handle(fh)
         if not handle.may_read:
             raise BadHandle(str(handle.file.place.key), "not open for reading")
-        return handle.file.read(handle.window, offset, length)
+        try:
+            return handle.file.read(handle.window, offset, length)
+        except Corrupt:
+            # What was read before is wrong somewhere, and in the kernel's pages.
+            self._forget_pages(handle.file.place)
+            raise
+
+    def _forget_pages(self, place: Place) -> None:
+        """The kernel's pages are no stored version's: the next open drops them."""
+        with self._lock:
+            self._in_kernel.pop(place, None)
 
     def write(self, fh: int, offset: int, data: bytes) -> int:
         """Write all of ``data`` to the spool; raise BadHandle, NoSpace, FileTooBig."""
         handle = self._files.handle(fh)
         if not handle.may_write:
             raise BadHandle(str(handle.file.place.key), "not open for writing")
+        if not handle.file.is_dirty:
+            self._forget_pages(handle.file.place)
         return handle.file.write(offset, data, append=bool(handle.flags & os.O_APPEND))
 
     def truncate(self, path: str, size: int, fh: int | None = None) -> None:
@@ -326,10 +346,12 @@ class Vfs:
             handle = self._files.handle(fh)
             if not handle.may_write:
                 raise BadArgument(path, "not open for writing")
+            self._forget_pages(handle.file.place)
             handle.file.truncate(size)
             return
         fh, handle = self.open(path, os.O_WRONLY)
         try:
+            self._forget_pages(handle.file.place)
             handle.file.truncate(size)
             self.flush(fh)
         finally:
@@ -396,8 +418,7 @@ class Vfs:
         file = self._files.forget(place)
         if file is not None:
             file.orphan()
-        with self._lock:
-            self._in_kernel.pop(place, None)
+        self._forget_pages(place)
 
     def _keep_directory(self, place: Place) -> None:
         """Store a marker in a directory that lost its last entry: it stays until rmdir."""
@@ -518,9 +539,8 @@ class Vfs:
         moved = self._files.move(old, new)
         if moved is not None:
             moved.moved(new, stored)
-        with self._lock:
-            self._in_kernel.pop(old, None)
-            self._in_kernel.pop(new, None)
+        self._forget_pages(old)
+        self._forget_pages(new)
         self._keep_directory(old.parent)
 
     def _copied(
