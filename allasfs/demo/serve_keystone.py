@@ -5,9 +5,11 @@ Settings: the address to put into the catalogue, and the file with the secrets.
 
 import importlib
 import os
+import sqlite3
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from allasfs.demo.child import die_with, inherit
@@ -53,6 +55,10 @@ def create(url: str, password: str) -> None:
     bootstrapper.admin_url = url
     bootstrapper.immutable_roles = True
     bootstrapper.bootstrap()
+    with closing(sqlite3.connect(DATABASE)) as database:
+        # Readers must not block writers: on Python 3.10 a read of Keystone's stays open, and the
+        # next commit would end with "database is locked".
+        database.execute("PRAGMA journal_mode=WAL")
 
 
 def run_in_child(action: Callable[[], None]) -> None:
