@@ -40,7 +40,7 @@ class Config:
     # a proxy server and is about as long as a person watches a silent prompt.
     timeout_s: float = 60.0
 
-    # Where written files wait for their upload. None: the program chooses a private cache folder.
+    # Where written files wait for their upload. None: the program chooses a folder of its state.
     spool_dir: Path | None = None
     # Room for three objects of the largest size that goes up in one PUT.
     spool_size: int = 16 * GIB
@@ -59,6 +59,8 @@ class Config:
     read_only: bool = False
     allow_other: bool = False
     default_permissions: bool = False
+    # Restrictions for the kernel, as mount(8) spells them (noexec, noatime, sync).
+    kernel_options: tuple[str, ...] = ()
     # Owner of everything that does not say otherwise, and the bits taken from 0777 and 0666.
     uid: int = 0
     gid: int = 0

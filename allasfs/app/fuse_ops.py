@@ -41,6 +41,11 @@ ENCODING = "allasfs-path"
 BLOCK = 128 * 1024
 # Paths of which it is remembered what the kernel was told.
 TOLD = 100_000
+# The kernel counts from when the program that asked gets its answer, on a busy computer later.
+SLACK_S = 1.0
+# <bits/stat.h>: in place of a time's nanoseconds. libfuse sets the seconds to 0 beside them.
+UTIME_NOW = (1 << 30) - 1
+UTIME_OMIT = (1 << 30) - 2
 # What df shows as free where nothing limits the account: 1 PiB.
 UNLIMITED = 1024**5
 
@@ -66,6 +71,8 @@ class FuseOps:
     use_ns = True
     # read, write, flush, release and fsync come without a path for files that were unlinked.
     flag_nullpath_ok = 1
+    # Without it libfuse drops a change of one of the two times, and says success (``tar -x``).
+    flag_utime_omit_ok = 1
 
     def __init__(self, vfs: Vfs, config: Config, *, on_ready: Callable[[], None]) -> None:
         self._vfs = vfs
@@ -124,7 +131,10 @@ class FuseOps:
 
     def getattr(self, path: str, fh: Any = None) -> dict[str, int]:
         """Stat."""
-        return _stat(self._vfs.getattr(path))
+        attr = self._vfs.getattr(path)
+        with self._lock:
+            self._told[path] = (time.monotonic(), attr)
+        return _stat(attr)
 
     def readdir(self, path: str, fh: int) -> list[str]:
         """The names of a directory."""
@@ -147,13 +157,18 @@ class FuseOps:
         """Give a file another name, or hide an open file that is being unlinked."""
         if _HIDDEN.search(new):
             self._vfs.hide(old, new)
-            return
-        self._vfs.rename(old, new)
+        else:
+            self._vfs.rename(old, new)
+        with self._lock:
+            told = self._told.pop(old, None)
+            if told is not None:
+                self._told[new] = told
 
     def utimens(self, path: str, times: tuple[int, int] | None = None) -> None:
         """Give a modification time; access times are not kept."""
-        mtime_ns = time.time_ns() if times is None else times[1]
-        self._vfs.set_attributes(path, Given(mtime_ns=mtime_ns))
+        mtime_ns = _given_ns(times)
+        if mtime_ns is not None:
+            self._vfs.set_attributes(path, Given(mtime_ns=mtime_ns))
 
     def chmod(self, path: str, mode: int) -> None:
         """Give a mode."""
@@ -201,7 +216,7 @@ class FuseOps:
         """Whether the kernel may still believe other attributes than these."""
         with self._lock:
             since, told = self._told.get(path, (0.0, attr))
-        is_believed = time.monotonic() - since <= self._config.kernel_timeout_s
+        is_believed = time.monotonic() - since <= self._config.kernel_timeout_s + SLACK_S
         return is_believed and (told.size, told.mtime_ns) != (attr.size, attr.mtime_ns)
 
     def read(self, path: str | None, size: int, offset: int, fi: Any) -> bytes:
@@ -209,7 +224,10 @@ class FuseOps:
         return self._vfs.read(fi.fh, offset, size)
 
     def write(self, path: str | None, data: bytes, offset: int, fi: Any) -> int:
-        """Write, all of it."""
+        """Write, all of it; the kernel knows the size that this makes."""
+        if path is not None:
+            with self._lock:
+                self._told.pop(path, None)
         return self._vfs.write(fi.fh, offset, data)
 
     def truncate(self, path: str, length: int, fi: Any = None) -> None:
@@ -227,6 +245,13 @@ class FuseOps:
     def release(self, path: str | None, fi: Any) -> None:
         """The last descriptor of an open() is closed."""
         self._vfs.release(fi.fh)
+
+
+def _given_ns(times: tuple[int, int] | None) -> int | None:
+    """Return the modification time that utimensat(2) asks for; None when it is to be kept."""
+    if times is None or times[1] == UTIME_NOW:
+        return time.time_ns()
+    return None if times[1] == UTIME_OMIT else times[1]
 
 
 def _stat(attr: Attr) -> dict[str, int]:
@@ -260,6 +285,7 @@ def mount_options(config: Config, fsname: str) -> dict[str, Any]:
         "ro": config.read_only,
         "allow_other": config.allow_other,
         "default_permissions": config.default_permissions,
+        **dict.fromkeys(config.kernel_options, True),
     }
     return {name: value for name, value in options.items() if value is not False}
 

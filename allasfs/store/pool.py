@@ -48,9 +48,13 @@ class ConnectionPool(Generic[C]):
             stale = [conn for since, conn in self._idle if since < too_old]
             self._idle = [(since, conn) for since, conn in self._idle if since >= too_old]
             connection = self._idle.pop()[1] if self._idle else None
-        for old in stale:
-            old.close()
-        return connection or self._connect()
+        try:
+            for old in stale:
+                old.close()
+            return connection or self._connect()
+        except BaseException:
+            self._free.release()
+            raise
 
     def release(self, connection: C, *, reusable: bool) -> None:
         """Take a connection back; close it when its answer was not read to the end."""

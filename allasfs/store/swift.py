@@ -30,6 +30,7 @@ from allasfs.deadline import Deadline, current
 from allasfs.errors import (
     AccessDenied,
     BadCredentials,
+    BadName,
     FsError,
     NotFound,
     NotSupported,
@@ -504,7 +505,7 @@ class SwiftStore:
     # -- requests ---------------------------------------------------------------------------------
 
     def _connect(self) -> HTTPConnection:
-        url = self._auth.endpoint().storage_url
+        url = self._endpoint("a new connection").storage_url
         return HTTPConnection(url, cacert=self._ca_file, default_user_agent="allasfs")
 
     def _send(self, request: _Request, *, absolute: bool = False) -> _Answer:
@@ -658,6 +659,13 @@ class _Response:
 
 
 def _path(container: str, key: str) -> str:
+    """Return the quoted path of an object; raise BadName for one that a URL cannot have.
+
+    urllib3 resolves ``a/../b``, as RFC 3986 wants it: the request would reach another object.
+    """
+    parts = [container, *key.split("/")]
+    if "." in parts or ".." in parts:
+        raise BadName(f"{container}/{key}", "a name with . or .. as a component has no URL")
     return f"{quote(container)}/{quote(key)}"
 
 

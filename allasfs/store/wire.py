@@ -79,7 +79,7 @@ def listed_object(entry: Mapping[str, Any]) -> ObjectInfo:
     The hash of nothing (and no directory marker) means that the size is not known: an empty
     object, or a large one of RGW, or a dynamic one of either server.
     """
-    name, etag, size = str(entry["name"]), str(entry["hash"]), int(entry["bytes"])
+    name, etag, size = _name(entry["name"]), str(entry["hash"]), int(entry["bytes"])
     if size < 0:
         raise ValueError(f"object of {size} bytes")
     content_type = str(entry.get("content_type") or "")
@@ -93,12 +93,27 @@ def listed_object(entry: Mapping[str, Any]) -> ObjectInfo:
     return ObjectInfo(name, size, etag, listed_time_ns(entry["last_modified"]), content_type, kind)
 
 
+def _name(value: object) -> str:
+    """Return a name; raise ValueError for one that no request could send back."""
+    name = str(value)
+    name.encode()
+    return name
+
+
+def _entries(body: bytes) -> list[dict[str, Any]]:
+    """Return the entries of a listing (JSON). What is none must not pass for an empty one."""
+    entries = json.loads(body) if body.strip() else []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("no list of entries")
+    return entries
+
+
 def object_page(body: bytes, delimiter: str) -> Page:
     """Return the page of a container listing (JSON); raise ValueError when it is none."""
     try:
-        entries = json.loads(body) if body.strip() else []
-        objects = tuple(listed_object(entry) for entry in entries if "name" in entry)
-        subdirs = tuple(str(entry["subdir"]) for entry in entries if "subdir" in entry)
+        entries = _entries(body)
+        objects = tuple(listed_object(entry) for entry in entries if "subdir" not in entry)
+        subdirs = tuple(_name(entry["subdir"]) for entry in entries if "subdir" in entry)
     except (KeyError, TypeError, AttributeError) as exc:
         raise ValueError(f"no listing: {exc!r}") from exc
     if subdirs and not delimiter:
@@ -111,12 +126,12 @@ def container_page(body: bytes) -> list[ContainerInfo]:
     try:
         return [
             ContainerInfo(
-                str(entry["name"]),
+                _name(entry["name"]),
                 int(entry["count"]) if "count" in entry else None,
                 int(entry["bytes"]) if "bytes" in entry else None,
                 listed_time_ns(entry["last_modified"]) if "last_modified" in entry else 0,
             )
-            for entry in (json.loads(body) if body.strip() else [])
+            for entry in _entries(body)
         ]
     except (KeyError, TypeError, AttributeError) as exc:
         raise ValueError(f"no listing: {exc!r}") from exc

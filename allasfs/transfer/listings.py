@@ -108,6 +108,8 @@ class Listings:
                 found = {bucket.name: bucket for bucket in self._store.containers()}
                 with self._lock:
                     self._buckets, self._buckets_born = found, born
+                # Not by another look: with a TTL of 0 it is never fresh.
+                return dict(found)
             finally:
                 self._fetched(("", ""))
 

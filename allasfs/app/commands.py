@@ -1,0 +1,151 @@
+"""``allasfs umount`` and ``allasfs status``: talk to the process that serves a mount."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NoReturn
+
+from allasfs.app import checks, control, folders, logs, unmounting
+from allasfs.errors import MountDead, NotAnswering, NotMounted, UnmountFailed
+
+# The server answers from memory; one that takes longer than this is stuck.
+ANSWER_TIMEOUT_S = 10.0
+
+
+class Target:
+    """A directory that a user named, and what is mounted there."""
+
+    def __init__(self, directory: str) -> None:
+        """Look it up without touching it; raise NotMounted when it is another file system."""
+        entries = checks.mounts()
+        self.path = checks.resolve(directory, entries)
+        self.entry = entries.get(self.path)
+        if self.entry is not None and not self.entry.is_ours:
+            raise NotMounted(f"{self.path}: {self.entry.fstype} is mounted here, not allasfs")
+        user_id = self.entry.user_id if self.entry else None
+        self.owner = os.geteuid() if user_id is None else user_id
+
+    @contextmanager
+    def connection(self) -> Iterator[control.Connection | None]:
+        """Give a connection to the process that serves the mount, None when there is none."""
+        name = folders.control_name(self.path)
+        paths = [folder / name for folder in folders.runtime_folders(self.owner)]
+        with control.connect(paths, self.owner, ANSWER_TIMEOUT_S) as connection:
+            yield connection
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process that served the mount has ended."""
+        return checks.probe(self.path, ANSWER_TIMEOUT_S) in checks.DEAD
+
+    def not_mounted(self) -> NotMounted:
+        """Return the error for a directory on which nothing is mounted."""
+        return NotMounted(f"{self.path}: nothing is mounted here")
+
+
+# -- umount ---------------------------------------------------------------------------------------
+
+
+def umount(directory: str, *, wait_s: float | None) -> None:
+    """Unmount and wait until everything is uploaded and the process has ended.
+
+    Raises NotMounted, and UnmountFailed when the mount is busy, when data was not uploaded, or
+    when that cannot be told within ``wait_s`` seconds (None: as long as it takes).
+    """
+    target = Target(directory)
+    with target.connection() as connection:
+        if connection is None:
+            _umount_without_process(target)
+            return
+        pid = connection.ask({"command": "wait"}, ANSWER_TIMEOUT_S).get("pid")
+        if target.entry is not None:
+            unmounting.unmount(target.path)
+        try:
+            outcome = connection.next(wait_s)
+            connection.wait_for_end(wait_s)
+        except TimeoutError as exc:
+            raise UnmountFailed(
+                f"{target.path}: unmounted, but process {pid} still uploads after {wait_s:g} s;"
+                " it goes on, and 'allasfs umount' waits for it again"
+            ) from exc
+        except NotAnswering as exc:
+            raise UnmountFailed(
+                f"{target.path}: unmounted, but process {pid} ended before it had uploaded"
+                " everything; what is missing is in its spool folder"
+            ) from exc
+    _check_uploads(target, outcome)
+
+
+def _umount_without_process(target: Target) -> None:
+    if target.entry is None:
+        raise target.not_mounted()
+    if target.is_dead:
+        unmounting.unmount(target.path, lazy=True)
+        logs.report(
+            f"{target.path}: removed the mount of a process that had ended; what it had not"
+            " uploaded is in its spool folder"
+        )
+        return
+    unmounting.unmount(target.path)
+    raise UnmountFailed(
+        f"{target.path}: unmounted, but its process does not answer, so whether everything was"
+        " uploaded is in its log only"
+    )
+
+
+def _check_uploads(target: Target, outcome: Mapping[str, object]) -> None:
+    failed = outcome.get("failed")
+    if not isinstance(failed, list) or not failed:
+        return
+    for line in failed:
+        logs.report(f"not uploaded: {line}")
+    raise UnmountFailed(
+        f"{target.path}: unmounted, but files could not be uploaded: {len(failed)};"
+        " their data is in the spool folder"
+    )
+
+
+# -- status ---------------------------------------------------------------------------------------
+
+
+def status(directory: str, *, as_json: bool) -> None:
+    """Print what a mount does; raise NotMounted, MountDead, NotAnswering."""
+    target = Target(directory)
+    with target.connection() as connection:
+        if connection is None:
+            _explain_silence(target)
+        answer = connection.ask({"command": "status"}, ANSWER_TIMEOUT_S)
+    if "error" in answer:
+        raise NotAnswering(f"{target.path}: {answer['error']}")
+    answer["state"] = "mounted" if target.entry else "ending: it uploads what is left"
+    text = json.dumps(answer, indent=2) if as_json else "\n".join(_lines(answer))
+    sys.stdout.write(text + "\n")
+
+
+def _explain_silence(target: Target) -> NoReturn:
+    if target.entry is None:
+        raise target.not_mounted()
+    if target.is_dead:
+        raise MountDead(
+            f"{target.path}: the process that served this mount has ended;"
+            f" 'allasfs umount {target.path}' removes it"
+        )
+    raise NotAnswering(f"{target.path}: mounted, but its process does not answer")
+
+
+def _lines(answer: Mapping[str, object], indent: str = "") -> Iterator[str]:
+    """Yield ``name: value`` lines; what is inside a value is indented below it."""
+    for name, value in answer.items():
+        label = f"{indent}{name.replace('_', ' ')}:"
+        if isinstance(value, dict):
+            yield label
+            yield from _lines(value, indent + "  ")
+        elif isinstance(value, list):
+            yield f"{label} {'' if value else 'none'}".rstrip()
+            yield from (f"{indent}  {item}" for item in value)
+        else:
+            yield f"{label} {value}"

@@ -1,0 +1,87 @@
+"""What a mount shows: the Vfs over the account, opened, asked once, and served through FUSE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from allasfs import deadline
+from allasfs.app.fuse_ops import FuseOps, serve
+from allasfs.config import Config
+from allasfs.errors import AccessDenied, BadCredentials, FsError, HostUnreachable, NoSuchBucket
+from allasfs.errors import NotFound as NotFoundInStore
+from allasfs.fs.vfs import Vfs
+from allasfs.store.auth import Auth
+from allasfs.store.swift import SwiftStore
+
+# A person waits for the prompt: the first requests get no more than this, however patient the
+# mount will be later.
+START_TIMEOUT_S = 20.0
+
+
+class AccountContent:
+    """The mount's side of a Vfs."""
+
+    def __init__(self, auth: Auth, store: SwiftStore, config: Config, mount_point: str) -> None:
+        self._auth = auth
+        self._store = store
+        self._config = config
+        self._mount_point = mount_point
+        self._vfs = Vfs(store, config)
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """What ``status`` tells of the account; no secrets."""
+        return {"account": self._auth.describe()}
+
+    def serve(self, on_ready: Callable[[], None]) -> None:
+        """Serve until unmounted; raise SetupError."""
+        ops = FuseOps(self._vfs, self._config, on_ready=on_ready)
+        serve(ops, self._mount_point, self._config, fsname(self._config))
+
+    def status(self) -> Mapping[str, object]:
+        """Return what ``status`` tells of files, uploads, caches and requests."""
+        return {**self._vfs.status(), "requests": self._store.requests()}
+
+    def close(self) -> list[str]:
+        """Upload what is dirty; return a line for each file that could not be uploaded."""
+        return self._vfs.close()
+
+
+@contextmanager
+def open_content(auth: Auth, config: Config, mount_point: str) -> Iterator[AccountContent]:
+    """Give the content of a mount whose credentials and bucket are good.
+
+    Raises BadCredentials, HostUnreachable, NoSuchBucket.
+    """
+    store = SwiftStore(auth, config, ca_file=auth.ca_file)
+    try:
+        with deadline.within(min(START_TIMEOUT_S, config.timeout_s)):
+            auth.endpoint()
+            _ask_once(store, config)
+        yield AccountContent(auth, store, config, mount_point)
+    finally:
+        store.close()
+
+
+def _ask_once(store: SwiftStore, config: Config) -> None:
+    """Raise unless the store lets us into what is to be mounted."""
+    try:
+        if config.bucket:
+            store.head_container(config.bucket)
+        else:
+            store.account()
+    except (NotFoundInStore, AccessDenied) as exc:
+        if config.bucket:
+            hint = "check its name, and whether your project may read it"
+            raise NoSuchBucket(f"bucket {config.bucket!r}: {exc.strerror}: {hint}") from exc
+        raise BadCredentials(f"the store does not open the account: {exc}") from exc
+    except FsError as exc:
+        raise HostUnreachable(f"the object store gives no answer: {exc}") from exc
+
+
+def fsname(config: Config) -> str:
+    """Return the name that df and the kernel's list of mounts show for the source."""
+    what = f"{config.bucket}/{config.prefix}".strip("/")
+    # libfuse separates its options by commas and escapes them by backslashes.
+    return f"allasfs:{what}".replace(",", "_").replace("\\", "_")

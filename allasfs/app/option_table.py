@@ -1,0 +1,292 @@
+"""The table of a mount's options: names, checks of their values, and their defaults."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from allasfs.app import logs
+from allasfs.config import GIB, KIB, MIB, TIB, Config, parse_size
+
+ENV_PREFIX = "ALLASFS_"
+
+# The store takes one PUT of up to 5 GiB, and segments of SLOs from 1 byte; below 1 MiB a file of
+# some GiB would have more segments than Swift lists in one page.
+MAX_PUT_BYTES = 5 * GIB
+MIN_SEGMENT_BYTES = MIB
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+Parse = Callable[[str], object]
+
+
+# -- values ---------------------------------------------------------------------------------------
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{text!r} is not a number of seconds")
+    return value
+
+
+def _positive_seconds(text: str) -> float:
+    value = _seconds(text)
+    if value == 0:
+        raise ValueError("0 is too short a time")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(f"{text} is not at least 1")
+    return value
+
+
+def _number(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError(f"{text} is negative")
+    return value
+
+
+def octal_mask(text: str) -> int:
+    """Return permission bits; raise ValueError."""
+    if not re.fullmatch(r"[0-7]{1,4}", text) or int(text, 8) > 0o777:
+        raise ValueError(f"{text!r} is not an octal mask such as 022")
+    return int(text, 8)
+
+
+def yes_or_no(text: str) -> bool:
+    """Return the meaning of yes, no, true, false, on, off, 1, 0; raise ValueError."""
+    word = text.lower()
+    if word not in _TRUE | _FALSE:
+        raise ValueError(f"{text!r} is neither yes nor no")
+    return word in _TRUE
+
+
+def _size_between(low: int, high: int) -> Parse:
+    def parse(text: str) -> int:
+        value = parse_size(text)
+        if not low <= value <= high:
+            raise ValueError(f"{text} is not between {show_size(low)} and {show_size(high)}")
+        return value
+
+    return parse
+
+
+def _path(text: str) -> Path:
+    # Absolute, because a mount in the background leaves the folder it was started in.
+    return Path(text).expanduser().absolute()
+
+
+def _level(text: str) -> str:
+    if text not in logs.LEVELS:
+        raise ValueError(f"{text!r} is none of {', '.join(logs.LEVELS)}")
+    return text
+
+
+def show_size(count: int) -> str:
+    """Return bytes as an option takes them: ``16G``."""
+    for unit, name in ((TIB, "T"), (GIB, "G"), (MIB, "M"), (KIB, "K")):
+        if count and count % unit == 0:
+            return f"{count // unit}{name}"
+    return str(count)
+
+
+# -- the table ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option; ``dest`` is the field of Config or of Settings that it fills."""
+
+    name: str
+    dest: str
+    parse: Parse
+    help: str
+    metavar: str = ""
+    default: str = ""  # shown; empty: the value that Config has
+    repeated: bool = False
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether it is yes or no, so that its name alone says yes."""
+        return self.parse is yes_or_no
+
+    @property
+    def env_var(self) -> str:
+        """The environment variable that sets it."""
+        return ENV_PREFIX + self.name.replace("-", "_").upper()
+
+
+_SPOOL_SIZE = _size_between(MIB, 1024 * TIB)
+_MEMORY = _size_between(16 * MIB, TIB)
+_SEGMENT = _size_between(MIN_SEGMENT_BYTES, MAX_PUT_BYTES)
+
+MOUNT_OPTIONS = (
+    Option("ro", "read_only", yes_or_no, "Refuse every change. -o rw is the opposite."),
+    Option(
+        "allow-other",
+        "allow_other",
+        yes_or_no,
+        "Let other users use the mount, with your rights in the store. Ordinary users need"
+        " user_allow_other in /etc/fuse.conf.",
+    ),
+    Option(
+        "default-permissions",
+        "default_permissions",
+        yes_or_no,
+        "Let the kernel check mode and owner of files.",
+    ),
+    Option("uid", "uid", _number, "Owner of all files.", "UID", "your own"),
+    Option("gid", "gid", _number, "Group of all files.", "GID", "your own"),
+    Option("umask", "umask", octal_mask, "Permission bits that no file has, octal.", "MASK"),
+)
+STORE_OPTIONS = (
+    Option(
+        "bucket",
+        "bucket",
+        str,
+        "The bucket to mount, or a folder in it; a BUCKET in the command's own words counts more.",
+        "BUCKET[/PREFIX]",
+        "the whole project",
+    ),
+    Option(
+        "ttl",
+        "ttl_s",
+        _seconds,
+        "How old an answer about names, sizes and times may be. Changes by others show after at"
+        " most this long.",
+        "SECONDS",
+    ),
+    Option(
+        "timeout",
+        "timeout_s",
+        _positive_seconds,
+        "An operation that makes no progress for this long ends with an error.",
+        "SECONDS",
+    ),
+    Option("connections", "connections", _count, "Connections to the store at once.", "N"),
+    Option("memory", "memory", _MEMORY, "Limit of memory for reading.", "SIZE"),
+    Option(
+        "spool-dir",
+        "spool_dir",
+        _path,
+        "Private folder in which written files wait for their upload. No two mounts share one.",
+        "FOLDER",
+        "a folder of this mount in your state folder (~/.local/state/allasfs)",
+    ),
+    Option("spool-size", "spool_size", _SPOOL_SIZE, "Limit of that folder's content.", "SIZE"),
+    Option(
+        "segment-threshold",
+        "segment_threshold",
+        _size_between(1, MAX_PUT_BYTES),
+        "Files above this size are stored in segments.",
+        "SIZE",
+    ),
+    Option("segment-size", "segment_size", _SEGMENT, "Size of a segment.", "SIZE"),
+    Option("show-segments", "show_segments", yes_or_no, "Show the buckets that hold segments."),
+    Option(
+        "extra-bucket",
+        "extra_buckets",
+        str,
+        "Show this bucket of another project beside your own. May be given more than once.",
+        "BUCKET",
+        "none",
+        repeated=True,
+    ),
+)
+CREDENTIAL_OPTIONS = (
+    Option(
+        "rc-file",
+        "rc_file",
+        _path,
+        "OpenStack RC file (openrc.sh) with the credentials. It is read, not run.",
+        "FILE",
+        "the OS_* variables, then ~/.allas_connection",
+    ),
+    Option("cloud", "cloud", str, "Name of a cloud in clouds.yaml.", "NAME", "OS_CLOUD"),
+    Option(
+        "ca-file",
+        "ca_file",
+        _path,
+        "Certificates of the authorities to trust.",
+        "FILE",
+        "OS_CACERT, else those of the system",
+    ),
+    Option(
+        "storage-url",
+        "storage_url",
+        str,
+        "Address of the account in the store.",
+        "URL",
+        "what the identity service says",
+    ),
+    Option("region", "region", str, "Region of the store.", "NAME", "OS_REGION_NAME"),
+    Option(
+        "interface",
+        "interface",
+        str,
+        "Which of the store's addresses to use: public, internal or admin.",
+        "NAME",
+        "OS_INTERFACE, else public",
+    ),
+)
+LOG_OPTIONS = (
+    Option(
+        "log-file",
+        "log_file",
+        _path,
+        "Append the log to this file. It may be rotated by others.",
+        "FILE",
+        "standard error in the foreground; in the background a file in your log folder"
+        " (~/.local/state/allasfs/log)",
+    ),
+    Option(
+        "log-journal",
+        "log_journal",
+        yes_or_no,
+        "Log to standard error as the systemd journal takes it. The rule when standard error is"
+        " the journal.",
+        default="no",
+    ),
+    Option("log-level", "log_level", _level, " or ".join(logs.LEVELS) + ".", "LEVEL", "info"),
+)
+RUN_OPTIONS = (
+    Option(
+        "foreground",
+        "foreground",
+        yes_or_no,
+        "Stay in the foreground until unmounted.",
+        default="no",
+    ),
+)
+GROUPS = {
+    "mount": MOUNT_OPTIONS,
+    "store": STORE_OPTIONS,
+    "credentials": CREDENTIAL_OPTIONS,
+    "log": LOG_OPTIONS,
+    "process": RUN_OPTIONS,
+}
+OPTIONS = {option.name: option for group in GROUPS.values() for option in group}
+
+
+def default_text(option: Option) -> str:
+    """Return the default of an option, as the user would write it."""
+    if option.default:
+        return option.default
+    value: object = next(entry.default for entry in fields(Config) if entry.name == option.dest)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, int) and option.parse is octal_mask:
+        return f"{value:03o}"
+    if isinstance(value, int) and option.metavar == "SIZE":
+        return show_size(value)
+    return str(value)

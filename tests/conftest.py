@@ -1,0 +1,112 @@
+"""What all tests share: a demo cloud, and the rules that no test may break unnoticed."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from allasfs.demo import Cloud
+from allasfs.demo.cloud import NEEDED_PACKAGES
+from tests.fakes.clock import FakeClock
+
+# Threads that a test has ended may need a moment to be gone.
+THREAD_PATIENCE_S = 5.0
+# They belong to a fixture of the whole session.
+LASTING_THREADS = ("demo-spawner",)
+
+hypothesis.settings.register_profile(
+    "quick", deadline=None, derandomize=True, max_examples=60, print_blob=True
+)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=5000, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def missing(what: str) -> None:
+    """Skip a test that cannot run here; where everything must be tested, fail instead."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}: nothing may be skipped here")
+    pytest.skip(what)
+
+
+class ExpectedLogs(logging.Handler):
+    """Records of WARNING and above; call it with a regular expression to expect one."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._patterns: list[str] = []
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the record as a line."""
+        self.lines.append(f"{record.levelname} {record.name}: {record.getMessage()}")
+
+    def __call__(self, pattern: str) -> None:
+        """Expect one or more records that the pattern is found in."""
+        self._patterns.append(pattern)
+
+    def verdict(self) -> str:
+        """Return what is wrong, or nothing."""
+        faults = [
+            f"logged: {line}"
+            for line in self.lines
+            if not any(re.search(pattern, line) for pattern in self._patterns)
+        ]
+        faults += [
+            f"not logged: {pattern}"
+            for pattern in self._patterns
+            if not any(re.search(pattern, line) for line in self.lines)
+        ]
+        return "\n".join(faults)
+
+
+@pytest.fixture(autouse=True)
+def expected_logs() -> Iterator[ExpectedLogs]:
+    """Fail a test that logs a WARNING, or anything above, which it did not announce."""
+    logs = ExpectedLogs()
+    root = logging.getLogger()
+    root.addHandler(logs)
+    yield logs
+    root.removeHandler(logs)
+    if verdict := logs.verdict():
+        pytest.fail(verdict, pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_leaked_threads() -> Iterator[None]:
+    """Fail a test that leaves a thread behind."""
+    before = set(threading.enumerate())
+    yield
+    left = [
+        thread
+        for thread in set(threading.enumerate()) - before
+        if not thread.name.startswith(LASTING_THREADS)
+    ]
+    for thread in left:
+        thread.join(THREAD_PATIENCE_S)
+    alive = [thread.name for thread in left if thread.is_alive()]
+    if alive:
+        pytest.fail(f"threads left behind: {', '.join(alive)}", pytrace=False)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock that stands still."""
+    return FakeClock()
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """A real OpenStack Swift and Keystone on loopback, for the whole session."""
+    absent = [name for name in NEEDED_PACKAGES if importlib.util.find_spec(name) is None]
+    if absent:
+        missing(f"needs {', '.join(absent)}: install allasfs[demo]")
+    with Cloud(Path(tmp_path_factory.mktemp("cloud")) / "folder") as cloud:
+        yield cloud

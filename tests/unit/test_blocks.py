@@ -1,0 +1,166 @@
+"""Extents that grow while readers wait, and the budget that all of them share."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allasfs.deadline import Deadline
+from allasfs.errors import TimedOut, Unavailable
+from allasfs.transfer.blocks import PIECE_BYTES, Extent, Memory
+
+KIB = 1024
+SOON = Deadline(30.0)
+NOW = Deadline(0.0)
+
+
+def filled(start: int, data: bytes) -> Extent:
+    extent = Extent(start, start + len(data))
+    for first in range(0, len(data), PIECE_BYTES):
+        extent.append(data[first : first + PIECE_BYTES])
+    return extent
+
+
+PATTERN = bytes(range(251)) * 4000
+spans = st.tuples(st.integers(0, len(PATTERN)), st.integers(0, len(PATTERN))).map(sorted)
+
+
+@given(spans)
+def test_slices_are_the_bytes_of_the_span(span: list[int]) -> None:
+    start, stop = span
+    extent = filled(5000, PATTERN)
+    assert b"".join(extent.slices(5000 + start, 5000 + stop)) == PATTERN[start:stop]
+
+
+def test_a_reader_waits_for_its_own_bytes_only() -> None:
+    extent = Extent(0, 3 * PIECE_BYTES)
+    extent.append(bytes(PIECE_BYTES))
+    extent.wait(PIECE_BYTES, NOW, "key")
+    with pytest.raises(TimedOut, match=r"^key: no bytes"):
+        extent.wait(PIECE_BYTES + 1, NOW, "key")
+    assert not extent.is_done
+
+
+def test_a_waiting_reader_goes_on_when_its_bytes_come() -> None:
+    extent = Extent(0, 10)
+    thread = threading.Thread(target=lambda: extent.wait(10, SOON, "key"))
+    thread.start()
+    extent.append(b"01234")
+    extent.append(b"56789")
+    thread.join(30)
+    assert not thread.is_alive()
+    assert extent.is_done
+
+
+def test_a_waiting_reader_gets_the_fetcher_s_error() -> None:
+    extent = Extent(0, 10)
+    errors: list[Exception] = []
+
+    def read() -> None:
+        try:
+            extent.wait(10, SOON, "key")
+        except Unavailable as exc:
+            errors.append(exc)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    error = Unavailable("key", "gone")
+    extent.fail(error)
+    thread.join(30)
+    assert errors == [error]
+    assert extent.is_failed
+
+
+def test_bytes_that_are_here_are_given_although_the_rest_failed() -> None:
+    extent = Extent(0, 10)
+    extent.append(b"01234")
+    extent.fail(Unavailable("key", "gone"))
+    extent.wait(5, NOW, "key")
+    with pytest.raises(Unavailable, match="gone"):
+        extent.wait(6, NOW, "key")
+
+
+def test_an_abandoned_extent_is_useless_unless_it_is_whole() -> None:
+    half, whole = Extent(0, 10), filled(0, b"0123456789")
+    half.abandon()
+    whole.abandon()
+    assert (half.is_failed, whole.is_failed) == (True, False)
+
+
+def test_extents_in_flight_have_half_of_the_budget() -> None:
+    memory = Memory(1000)
+    assert memory.try_begin(300)
+    assert not memory.try_begin(201)
+    assert memory.try_begin(200)
+    assert memory.in_flight == 500
+    memory.end(300)
+    assert memory.try_begin(201)
+
+
+def test_one_extent_may_be_larger_than_the_budget_when_it_is_alone() -> None:
+    memory = Memory(1000)
+    memory.begin(5000, NOW, "key")
+    assert not memory.try_begin(1)
+    memory.end(5000)
+    assert memory.try_begin(1)
+
+
+def test_waiting_for_memory_ends_in_timed_out_and_takes_none() -> None:
+    memory = Memory(1000)
+    memory.begin(400, NOW, "key")
+    with pytest.raises(TimedOut, match=r"^key: no memory free"):
+        memory.begin(400, NOW, "key")
+    assert memory.in_flight == 400
+
+
+def test_a_waiting_reader_goes_on_when_memory_is_given_back() -> None:
+    memory = Memory(1000)
+    memory.begin(400, NOW, "first")
+    thread = threading.Thread(target=lambda: memory.begin(400, SOON, "second"))
+    thread.start()
+    memory.end(400)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert memory.in_flight == 400
+
+
+def test_finished_extents_have_the_other_half_and_the_least_used_go_first() -> None:
+    memory = Memory(1000)
+    first, second, third = (filled(0, bytes(200)) for _ in range(3))
+    memory.keep("first", first)
+    memory.keep("second", second)
+    assert memory.find("first") is first
+    memory.keep("third", third)
+    assert memory.cached == 400
+    assert memory.find("second") is None
+    assert memory.find("first") is first
+    assert memory.find("third") is third
+
+
+def test_an_extent_beyond_the_budget_is_not_kept_and_drives_none_out() -> None:
+    memory = Memory(1000)
+    memory.keep("small", filled(0, bytes(200)))
+    memory.keep("large", filled(0, bytes(501)))
+    assert memory.find("large") is None
+    assert memory.find("small") is not None
+
+
+def test_a_dropped_extent_is_forgotten_and_dropping_nothing_is_no_error() -> None:
+    memory = Memory(1000)
+    memory.keep("key", filled(0, bytes(200)))
+    memory.drop("key")
+    memory.drop("key")
+    assert (memory.cached, memory.find("key")) == (0, None)
+
+
+def test_readers_share_what_may_be_fetched_ahead() -> None:
+    memory = Memory(8 * KIB)
+    assert memory.share() == 4 * KIB
+    memory.join()
+    memory.join()
+    assert memory.share() == 2 * KIB
+    memory.leave()
+    assert memory.share() == 4 * KIB

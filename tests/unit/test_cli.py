@@ -1,0 +1,182 @@
+"""The program as a user meets it: exit codes, one line of explanation, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from allasfs import __version__, errors
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 120
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "mnt").mkdir()
+    return tmp_path
+
+
+def allasfs(
+    folder: Path, *args: str, module: str = "allasfs", **environ: str
+) -> tuple[int, str, str]:
+    """Run the program in a clean environment; return exit code, output and error output."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *args],
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(folder),
+            "XDG_RUNTIME_DIR": str(folder),
+            **environ,
+        },
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def refusal(folder: Path, code: int, *args: str, **environ: str) -> str:
+    """Run the program, which must end with the code and one line; return the line."""
+    status, output, line = allasfs(folder, *args, **environ)
+    assert (status, output) == (code, ""), line
+    assert line.startswith("allasfs: "), line
+    assert line.count("\n") == 1, line
+    return line
+
+
+def test_the_version_is_printed(folder: Path) -> None:
+    assert allasfs(folder, "--version") == (0, f"allasfs {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["mount", "umount", "status", "demo"])
+def test_help_names_every_command_and_each_has_its_own(folder: Path, command: str) -> None:
+    status, text, _ = allasfs(folder, "--help")
+    assert status == 0
+    assert f"allasfs {command} " in text
+    status, text, _ = allasfs(folder, command, "--help")
+    assert status == 0
+    assert f"allasfs {command}" in text
+    assert "DIR" in text
+
+
+@pytest.mark.parametrize("command", ["umount", "status", "demo"])
+def test_help_of_a_command_shows_the_default_of_each_option(folder: Path, command: str) -> None:
+    _, text, _ = allasfs(folder, command, "--help")
+    options = text.count("\n  --") + text.count("\n  -h, --help")
+    assert text.count("[default:") == options - 1  # --help itself has none
+
+
+def test_without_a_command_all_are_named(folder: Path) -> None:
+    assert "mount, umount, status, demo" in refusal(folder, 2)
+
+
+def test_an_unknown_command_names_the_nearest(folder: Path) -> None:
+    assert "did you mean 'umount'" in refusal(folder, 2, "unmount", "mnt")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["mount"],
+        ["mount", "-o", "tll=1", "mnt"],
+        ["mount", "--ttl=x", "mnt"],
+        ["umount"],
+        ["umount", "--wiat", "1", "mnt"],
+        ["umount", "--wait", "0", "mnt"],
+        ["umount", "--wait", "soon", "mnt"],
+        ["status", "a", "b"],
+        ["demo"],
+        ["demo", "--tll=1", "mnt"],
+    ],
+)
+def test_a_wrong_word_ends_with_2(folder: Path, args: list[str]) -> None:
+    refusal(folder, errors.UsageError.exit_code, *args)
+
+
+def test_a_wrong_value_in_the_environment_ends_with_2(folder: Path) -> None:
+    assert "ALLASFS_TTL" in refusal(folder, 2, "mount", "mnt", ALLASFS_TTL="x")
+
+
+def test_a_wrong_line_in_the_users_configuration_ends_with_2(folder: Path) -> None:
+    file = folder / ".config" / "allasfs" / "allasfs.conf"
+    file.parent.mkdir(parents=True)
+    file.write_text("tll = 3\n")
+    assert str(file) in refusal(folder, 2, "mount", "mnt")
+
+
+def test_a_variable_that_is_no_option_is_named_and_does_no_harm(folder: Path) -> None:
+    (folder / "mnt" / "file").touch()
+    status, _, lines = allasfs(folder, "mount", "mnt", ALLASFS_TLL="1")
+    assert status == errors.MountPointNotEmpty.exit_code
+    assert "ALLASFS_TLL is no option: did you mean ALLASFS_TTL?" in lines
+
+
+def test_a_missing_mount_point_ends_with_3(folder: Path) -> None:
+    assert "mkdir" in refusal(folder, 3, "mount", "missing")
+
+
+def test_a_file_as_mount_point_ends_with_3(folder: Path) -> None:
+    (folder / "file").touch()
+    assert "not a directory" in refusal(folder, 3, "mount", "file")
+
+
+def test_a_mount_point_with_entries_ends_with_4(folder: Path) -> None:
+    (folder / "mnt" / "file").touch()
+    assert "not empty" in refusal(folder, 4, "mount", "mnt")
+
+
+def test_a_mount_point_of_something_else_ends_with_5(folder: Path) -> None:
+    assert "proc" in refusal(folder, 5, "mount", "/proc")
+
+
+@pytest.mark.parametrize("command", ["umount", "status"])
+def test_a_directory_without_a_mount_ends_with_12(folder: Path, command: str) -> None:
+    assert str(folder / "mnt") in refusal(folder, 12, command, "mnt")
+
+
+@pytest.mark.parametrize("command", ["umount", "status"])
+def test_a_mount_of_something_else_ends_with_12(folder: Path, command: str) -> None:
+    assert "not allasfs" in refusal(folder, 12, command, "/proc")
+
+
+def test_a_stale_control_socket_is_no_mount(folder: Path) -> None:
+    (folder / "allasfs").mkdir(mode=0o700)
+    from allasfs.app.folders import control_name
+
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(folder / "allasfs" / control_name(str(folder / "mnt"))))
+    refusal(folder, 12, "status", "mnt")
+
+
+def test_the_helper_of_mount_wants_a_source_and_a_directory(folder: Path) -> None:
+    script = "import sys; from allasfs.app.cli import mount_helper; sys.exit(mount_helper())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "none"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+def test_every_exit_code_has_one_meaning() -> None:
+    codes = [
+        kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type)
+        and issubclass(kind, errors.SetupError)
+        and "exit_code" in vars(kind)
+    ]
+    assert len(codes) == len(set(codes))
