@@ -81,6 +81,8 @@ swift_dir = etc
 devices = data
 mount_check = false
 log_level = WARNING
+# Without /dev/log, Swift would look up "localhost", which a minimal system cannot resolve.
+log_udp_host = 127.0.0.1
 log_custom_handlers = allasfs.demo.serve_swift.log_to_stderr
 client_timeout = {CLIENT_TIMEOUT_S}
 # Storage may use the last byte of the disk: the folder is not the only thing on it.

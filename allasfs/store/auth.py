@@ -166,7 +166,7 @@ class _HttpAsker:
             redirect=False,
         )
         try:
-            with closing(http):
+            with closing(http.session):
                 return self._ask(http)
         except Exception as exc:  # an identity service may answer anything
             error = self._error(exc)

@@ -36,33 +36,44 @@ class Cloud:
 def read(named: NamedCloud) -> Cloud:
     """Return the cloud of this name; raise MissingPackage, or BadCredentials with one line."""
     try:
+        # The library warns of old spellings and old vendors, to no use for who mounts a cloud.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _read(named)
+    except SetupError:
+        raise
+    except Exception as exc:  # the library lets most faults of a file through as they come
+        error = BadCredentials(f"cloud {named.name}: {_why(exc)}")
+    raise error  # outside of the except block: the cause is not kept, it may refer to a secret
+
+
+def _read(named: NamedCloud) -> Cloud:
+    try:
         from openstack.config import OpenStackConfig
     except ImportError:
         raise MissingPackage(
             f"cloud {named.name}: openstacksdk, which reads clouds.yaml, is not installed:"
             " pip install 'allasfs[clouds]'"
         ) from None
-    try:
-        # The library warns of old spellings and old vendors, to no use for who mounts a cloud.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            config = OpenStackConfig(
-                config_files=_texts(named.config_files),
-                secure_files=_texts(named.secure_files),
-                vendor_files=_texts(named.vendor_files),
-                load_envvars=False,
-                pw_func=_answer(named),
-            )
-            _check_files(config, named)
-            return _cloud(config.get_one(cloud=named.name, region_name=named.place.region), named)
-    except SetupError:
-        raise
-    except Exception as exc:  # the library lets most faults of a file through as they come
-        # Its own texts name keys and regions; those of others might quote a value.
-        is_own = type(exc).__module__.startswith(("openstack.", "keystoneauth1."))
-        why = str(exc) if is_own else f"clouds.yaml has an unexpected form ({type(exc).__name__})"
-        error = BadCredentials(f"cloud {named.name}: {why}")
-    raise error  # outside of the except block: the cause is not kept, it may refer to a secret
+    config = OpenStackConfig(
+        config_files=_texts(named.config_files),
+        secure_files=_texts(named.secure_files),
+        vendor_files=_texts(named.vendor_files),
+        load_envvars=False,
+        pw_func=_answer(named),
+    )
+    _check_files(config, named)
+    return _cloud(config.get_one(cloud=named.name, region_name=named.place.region), named)
+
+
+def _why(exc: Exception) -> str:
+    """Return what is wrong with the file; texts of unknown origin might quote a value of it."""
+    package = type(exc).__module__.partition(".")[0]
+    if package == "yaml":
+        return "clouds.yaml or secure.yaml is not in the form of YAML"
+    if package in {"openstack", "keystoneauth1"}:
+        return str(exc)
+    return f"clouds.yaml has an unexpected form ({type(exc).__name__})"
 
 
 def _cloud(found: CloudRegion, named: NamedCloud) -> Cloud:

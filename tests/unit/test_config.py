@@ -29,9 +29,7 @@ def test_a_size_is_a_number_and_a_unit_of_1024(text: str, expected: int) -> None
     assert parse_size(text) == expected
 
 
-@pytest.mark.parametrize(
-    "text", ["", "M", "-1", "1.5G", "1 G", "5X", "1KK", "0x10", "1e3", "1\n2"]
-)
+@pytest.mark.parametrize("text", ["", "M", "-1", "1.5G", "1 G", "5X", "1KK", "0x10", "1e3", "1\n2"])
 def test_anything_else_is_refused_with_what_to_write(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size: write a whole number"):
         parse_size(text)
