@@ -161,6 +161,7 @@ class FuseOps:
             self._vfs.rename(old, new)
         with self._lock:
             told = self._told.pop(old, None)
+            self._told.pop(new, None)
             if told is not None:
                 self._told[new] = told
 
@@ -207,7 +208,7 @@ class FuseOps:
         """
         fi.fh, handle = self._vfs.open(path, fi.flags)
         if not handle.file.is_dirty and self._is_outdated(path, handle.file.attr):
-            self._vfs.release(fi.fh)
+            self._vfs.give_back(fi.fh)
             raise Stale(path, "replaced by another client: the kernel looks again")
         fi.keep_cache = int(handle.keep_cache)
         return 0

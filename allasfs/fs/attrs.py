@@ -96,7 +96,7 @@ def _time_ns(text: str) -> int | None:
     seconds, _, fraction = text.partition(".")
     digits = fraction[:9].ljust(9, "0")
     whole = seconds.removeprefix("-")
-    if not (text.isascii() and whole.isdecimal() and digits.isdecimal()) or len(whole) > 11:
+    if not (text.isascii() and whole.isdecimal() and digits.isdecimal()) or len(whole) > 12:
         return None
     return int(seconds) * 1_000_000_000 + int(digits)
 

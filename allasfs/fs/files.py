@@ -350,6 +350,8 @@ class Files:
     def remove(self, fh: int) -> OpenFile | None:
         """Close a handle; return its file when it was the last one."""
         with self._lock:
+            if fh not in self._handles:
+                raise BadHandle(f"handle {fh}")
             file = self._handles.pop(fh).file
             file.handles -= 1
             if file.handles:

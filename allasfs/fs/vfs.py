@@ -35,6 +35,7 @@ from allasfs.errors import (
     NotFound,
     NotPermitted,
     ReadOnly,
+    Stale,
     TimedOut,
 )
 from allasfs.fs.attrs import (
@@ -49,7 +50,7 @@ from allasfs.fs.attrs import (
 from allasfs.fs.files import Files, Handle, OpenFile, Services
 from allasfs.fs.names import Layout, Place, check_bucket, check_key
 from allasfs.store import large
-from allasfs.store.api import DIRECTORY_TYPE, AccountInfo, Kind, ObjectInfo, Store
+from allasfs.store.api import DIRECTORY_TYPE, AccountInfo, Kind, ObjectInfo, Segment, Store
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.listings import Found, Listings
 from allasfs.transfer.spool import Spool
@@ -138,6 +139,9 @@ class Vfs:
                     file.flush()
                 except FsError as exc:
                     log.error("%s", exc)  # noqa: TRY400 - its cause was logged where it happened
+                except Exception:
+                    # A fault in one file must not cost the others their upload.
+                    log.exception("uploading %s/%s", file.place.bucket, file.place.key)
                 self._closed(file)
         self._pool.shutdown(cancel_futures=True)
         self._services.spool.close()
@@ -299,7 +303,11 @@ class Vfs:
         handle.keep_cache = self._pages_are_of(handle.file)
         if flags & os.O_TRUNC and handle.may_write:
             self._forget_pages(place)
-            handle.file.truncate(0)
+            try:
+                handle.file.truncate(0)
+            except FsError:
+                self.release(fh)
+                raise
         return fh, handle
 
     def _pages_are_of(self, file: OpenFile) -> bool:
@@ -321,6 +329,10 @@ class Vfs:
         except Corrupt:
             # What was read before is wrong somewhere, and in the kernel's pages.
             self._forget_pages(handle.file.place)
+            raise
+        except Stale:
+            # Whoever opens it again shall find what is there now, not wait for the TTL.
+            self._listings.outdated(handle.file.place.bucket, handle.file.place.key)
             raise
 
     def _forget_pages(self, place: Place) -> None:
@@ -361,7 +373,8 @@ class Vfs:
         """Return when the store has what was written through any handle, or raise why not."""
         handle = self._files.handle(fh)
         file = handle.file
-        if not handle.may_write or not file.is_dirty:
+        # A new file is stored even if it was opened for reading only.
+        if not file.is_dirty or not (handle.may_write or file.is_new):
             return
         file.flush()
         if file.info is not None and not file.is_orphan:
@@ -375,6 +388,11 @@ class Vfs:
         file = self._files.remove(fh)
         if file is not None:
             self._closed(file)
+
+    def give_back(self, fh: int) -> None:
+        """Close a handle that no program gets: the kernel's pages are still of another version."""
+        self._forget_pages(self._files.handle(fh).file.place)
+        self.release(fh)
 
     def _closed(self, file: OpenFile) -> None:
         line = file.close()
@@ -400,9 +418,11 @@ class Vfs:
         info = self._file(place)
         try:
             large.delete(self._store, place.bucket, info)
-        finally:
-            # Also when the answer says that it was gone already.
+        except NotFound:
+            # It was gone already. After any other error the store may have it still.
             self._listings.removed(place.bucket, info)
+            raise
+        self._listings.removed(place.bucket, info)
         self._orphaned(place)
         self._keep_directory(place.parent)
 
@@ -530,11 +550,8 @@ class Vfs:
         replaced = self._find(new)
         if replaced.is_dir:
             raise IsADirectory(target)
-        stored = self._copied(old, info, new, replaced.file)
-        self._store.delete(old.bucket, old.key)
-        self._listings.removed(old.bucket, info)
-        overwritten = self._files.at(new)
-        if overwritten is not None:
+        stored = self._moved(old, info, new, replaced.file)
+        if self._files.at(new) is not None:
             self._orphaned(new)
         moved = self._files.move(old, new)
         if moved is not None:
@@ -543,21 +560,46 @@ class Vfs:
         self._forget_pages(new)
         self._keep_directory(old.parent)
 
-    def _copied(
+    def _moved(
         self, old: Place, info: ObjectInfo, new: Place, replaced: ObjectInfo | None
     ) -> ObjectInfo:
-        """Copy a file on the server; the segments of a large one that it replaces are removed."""
-        segments = []
-        if replaced is not None:
-            segments = large.segments_of(
-                self._store, new.bucket, self._resolve(new.bucket, replaced)
-            )
+        """Copy a file on the server and remove the old name; a large one keeps its segments."""
         is_large = info.kind is not Kind.PLAIN
+        freed: list[Segment] = []
+        if replaced is not None:
+            replaced = self._resolve(new.bucket, replaced)
+            freed = large.own_segments(self._store, new.bucket, replaced)
+        if freed and is_large:
+            # Both may be manifests over the same segments.
+            kept = set(large.segments_of(self._store, old.bucket, info))
+            freed = [segment for segment in freed if segment not in kept]
         stored = self._store.copy(old.bucket, info, (new.bucket, new.key), manifest=is_large)
+        try:
+            self._store.delete(old.bucket, old.key)
+        except NotFound:
+            log.info("%s/%s was removed by another client meanwhile", old.bucket, old.key)
+        except FsError:
+            self._undo_copy(new, stored, replaced)
+            raise
         self._attributes.remember(new.bucket, stored, self._attributes.given(old.bucket, info))
         self._listings.stored(new.bucket, stored)
-        large.remove_segments(self._store, segments)
+        self._listings.removed(old.bucket, info)
+        large.remove_segments(self._store, freed)
         return stored
+
+    def _undo_copy(self, new: Place, stored: ObjectInfo, replaced: ObjectInfo | None) -> None:
+        """The old name cannot be removed: take the new one back, unless it replaced a file.
+
+        Two manifests over the same segments are a danger: removing one empties the other.
+        """
+        if replaced is None:
+            try:
+                self._store.delete(new.bucket, new.key)
+            except FsError as exc:
+                log.warning("%s/%s is a second name now: %s", new.bucket, new.key, exc)
+            else:
+                return
+        self._listings.stored(new.bucket, stored)
 
     def set_attributes(self, path: str, given: Given) -> None:
         """utimens, chmod, chown: kept as object metadata; with the upload while a file is open."""

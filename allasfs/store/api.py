@@ -253,7 +253,10 @@ class Store(Protocol):
         ...
 
     def slo_segments(self, container: str, key: str) -> list[Segment]:
-        """Return the segments of a static large object; raise NotSupported where not readable."""
+        """Return the segments of a static large object; raise NotFound when it is none.
+
+        Raises NotSupported where the server does not tell them.
+        """
         ...
 
     def post(self, container: str, head: ObjectHead, metadata: Mapping[str, str]) -> ObjectInfo:
@@ -275,6 +278,10 @@ class Store(Protocol):
 
     def delete(self, container: str, key: str) -> None:
         """Delete the object (of a large one: the manifest alone); raise NotFound."""
+        ...
+
+    def delete_slo(self, container: str, key: str) -> None:
+        """Delete a static large object and the segments that it names; raise NotFound."""
         ...
 
     def delete_many(self, container: str, keys: Iterable[str]) -> None:

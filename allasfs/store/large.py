@@ -8,12 +8,15 @@ ones (DLO) elsewhere. Old segments are removed only after the new state is publi
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from dataclasses import dataclass
 
-from allasfs.errors import NotFound
+from allasfs.errors import FsError, NotFound, NotSupported
 from allasfs.store.api import Kind, ObjectInfo, Segment, Store
+
+log = logging.getLogger(__name__)
 
 SEGMENTS_SUFFIX = "_segments"
 # Parts below this cost more in requests than they gain.
@@ -67,32 +70,60 @@ def publish(
 
 
 def segments_of(store: Store, bucket: str, info: ObjectInfo) -> list[Segment]:
-    """Return the segments of a large object; of a plain one, none. Raises NotSupported."""
-    if info.kind is Kind.SLO:
-        return store.slo_segments(bucket, info.key)
-    if info.kind is not Kind.DLO:
-        return []
-    container, _, prefix = store.head(bucket, info.key).manifest.partition("/")
-    if not prefix:
+    """Return the segments that a large object has for itself; of any other, none.
+
+    Raises NotSupported. Some clients leave out the slash at the end of a dynamic one's prefix,
+    which then begins other objects' segments, too: only what is below it as a directory counts.
+    """
+    if info.kind not in (Kind.SLO, Kind.DLO):
         return []
     try:
+        if info.kind is Kind.SLO:
+            return store.slo_segments(bucket, info.key)
+        container, _, prefix = store.head(bucket, info.key).manifest.partition("/")
+        prefix = prefix.rstrip("/")
+        if not prefix:
+            return []
         return [
             Segment(container, part.key, part.size, part.etag)
-            for page in store.listing(container, prefix=prefix)
+            for page in store.listing(container, prefix=prefix + "/")
             for part in page.objects
         ]
     except NotFound:
         return []
 
 
+def own_segments(store: Store, bucket: str, info: ObjectInfo | None) -> list[Segment]:
+    """Return the segments to be removed after an object is replaced.
+
+    Where the server does not tell them (RGW, of static large objects) they are left over, and the
+    log says so.
+    """
+    if info is None:
+        return []
+    try:
+        return segments_of(store, bucket, info)
+    except NotSupported as exc:
+        log.warning("the segments of %s/%s will be left over: %s", bucket, info.key, exc)
+        return []
+
+
 def remove_segments(store: Store, segments: list[Segment]) -> None:
-    """Delete the segments of an object whose manifest is gone."""
+    """Delete segments that nothing refers to; what cannot be deleted is only waste, and logged."""
     for container in sorted({segment.container for segment in segments}):
-        store.delete_many(container, [s.key for s in segments if s.container == container])
+        keys = [segment.key for segment in segments if segment.container == container]
+        try:
+            store.delete_many(container, keys)
+        except FsError as exc:
+            log.warning("segments of a removed object are left over in %s: %s", container, exc)
 
 
 def delete(store: Store, bucket: str, info: ObjectInfo) -> None:
     """Delete an object and, after it, its segments."""
-    segments = segments_of(store, bucket, info)
+    try:
+        segments = segments_of(store, bucket, info)
+    except NotSupported:
+        store.delete_slo(bucket, info.key)
+        return
     store.delete(bucket, info.key)
     remove_segments(store, segments)

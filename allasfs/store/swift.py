@@ -56,6 +56,7 @@ from allasfs.store.pool import ConnectionPool
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+V = TypeVar("V")
 P = TypeVar("P", bound=Sized)
 
 # Bodies are read and sent in pieces of this size: large enough that Python's cost for each piece
@@ -207,13 +208,7 @@ class SwiftStore:
     def account(self) -> AccountInfo:
         """Return usage and quota of the account."""
         headers = self._send(_Request("HEAD", "", subject="the account")).headers
-        quota = headers.get("x-account-quota-bytes") or headers.get("x-account-meta-quota-bytes")
-        return AccountInfo(
-            bytes_used=int(headers.get("x-account-bytes-used", 0)),
-            object_count=int(headers.get("x-account-object-count", 0)),
-            container_count=int(headers.get("x-account-container-count", 0)),
-            quota_bytes=int(quota) if quota else None,
-        )
+        return self._understood(wire.account_info, headers, "the account")
 
     def containers(self) -> list[ContainerInfo]:
         """Return all containers of the account."""
@@ -225,11 +220,8 @@ class SwiftStore:
     def head_container(self, container: str) -> ContainerInfo:
         """Return one container, also another project's that this one may read."""
         headers = self._send(_Request("HEAD", quote(container), subject=container)).headers
-        return ContainerInfo(
-            container,
-            int(headers.get("x-container-object-count", 0)),
-            int(headers.get("x-container-bytes-used", 0)),
-            wire.header_time_ns(headers),
+        return self._understood(
+            lambda said: wire.container_info(container, said), headers, container
         )
 
     def create_container(self, container: str) -> None:
@@ -284,18 +276,20 @@ class SwiftStore:
                 return
 
     @staticmethod
-    def _understood(parse: Callable[[bytes], T], body: bytes, subject: str) -> T:
+    def _understood(parse: Callable[[V], T], said: V, subject: str) -> T:
+        """Return what a body or headers say; whatever a server answers, it is no other error."""
         try:
-            return parse(body)
-        except ValueError as exc:
-            raise Unavailable(subject, f"the answer cannot be understood: {exc}") from exc
+            return parse(said)
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise Unavailable(subject, f"the answer cannot be understood: {exc!r}") from exc
 
     # -- reading ----------------------------------------------------------------------------------
 
     def head(self, container: str, key: str) -> ObjectHead:
         """Return size, version and metadata of an object."""
-        answer = self._send(_Request("HEAD", _path(container, key), subject=f"{container}/{key}"))
-        return wire.object_head(key, answer.headers)
+        subject = f"{container}/{key}"
+        answer = self._send(_Request("HEAD", _path(container, key), subject=subject))
+        return self._understood(lambda said: wire.object_head(key, said), answer.headers, subject)
 
     @contextmanager
     def get(
@@ -416,7 +410,18 @@ class SwiftStore:
         """Return the segments; raise NotSupported on RGW, which answers with nothing."""
         subject = f"{container}/{key}"
         query = {"multipart-manifest": "get", "format": "raw"}
-        body = self._send(_Request("GET", _path(container, key), query, subject=subject)).body
+        request = _Request("GET", _path(container, key), query, subject=subject)
+        deadline = current(self._timeout_s)
+
+        def attempt() -> bytes:
+            with self._exchange(request, deadline) as (_, response, headers):
+                is_static = headers.get("x-static-large-object", "").lower() in ("true", "1")
+                if not is_static and headers.get("content-length") != "0":
+                    # Its bytes would come, however many.
+                    raise NotFound(subject, "no static large object")
+                return response.read()
+
+        body = self._retrying(subject, deadline, attempt)
         if not body:
             raise NotSupported(subject, "the server does not tell the segments of this object")
         return self._understood(_segments, body, subject)
@@ -454,6 +459,25 @@ class SwiftStore:
         """Delete the object; raise NotFound."""
         self._delete(_path(container, key), f"{container}/{key}")
 
+    def delete_slo(self, container: str, key: str) -> None:
+        """Delete a static large object and the segments that it names, also where they are not
+        told (RGW). The status of the whole is in the answer's body.
+        """
+        subject = f"{container}/{key}"
+        request = _Request(
+            "DELETE",
+            _path(container, key),
+            {"multipart-manifest": "delete"},
+            {"accept": "application/json"},
+            subject=subject,
+        )
+        report = self._understood(json.loads, self._send(request).body, subject)
+        status = str(report.get("Response Status", ""))
+        if status.startswith("404"):
+            raise NotFound(subject)
+        if not status.startswith("200"):
+            raise Unavailable(subject, f"deleting it with its segments: {status}")
+
     def delete_many(self, container: str, keys: Iterable[str]) -> None:
         """Delete objects by bulk requests; raise the first error that they report."""
         names = list(keys)
@@ -467,15 +491,13 @@ class SwiftStore:
                 body="\n".join(_path(container, key) for key in batch).encode(),
                 subject=container,
             )
-            report = self._understood(json.loads, self._send(request).body, container)
-            for name, status in report.get("Errors", []):
-                code = int(str(status).split()[0])
-                if code != 404:
-                    raise wire.error_for("DELETE", unquote(name), code, b"", "")
-            if not str(report.get("Response Status", "200")).startswith("200") and not report.get(
-                "Errors"
-            ):
-                raise Unavailable(container, f"bulk delete: {report.get('Response Status')}")
+            body = self._send(request).body
+            whole, failed = self._understood(wire.bulk_report, body, container)
+            for name, status in failed:
+                if status != 404:
+                    raise wire.error_for("DELETE", unquote(name), status, b"", "")
+            if not whole.startswith("200") and not failed:
+                raise Unavailable(container, f"bulk delete: {whole}")
             current(self._timeout_s).progress()
 
     def _delete(self, path: str, subject: str) -> None:
@@ -635,6 +657,7 @@ class _Response:
         self.is_read = False
         try:
             self.headers = {name.lower(): value for name, value in self._response.getheaders()}
+            self.headers |= _lost_headers(self._response.raw)
         except UnicodeDecodeError as exc:
             raise requests.exceptions.InvalidHeader("a header is not UTF-8") from exc
         log.debug(
@@ -656,6 +679,24 @@ class _Response:
         body: bytes = self._response.content
         self.is_read = True
         return body
+
+
+def _lost_headers(raw: Any) -> dict[str, str]:
+    """Return the headers after one whose name is not ASCII, and let the body end where they say.
+
+    Python's parser stops there and takes the rest for a body (python/cpython#81274); Swift sends
+    the names of metadata as they were given.
+    """
+    original: Any = getattr(raw, "_original_response", None)
+    rest = original.msg.get_payload() if original is not None else ""
+    if not isinstance(rest, str) or not rest:
+        return {}
+    lines = rest.encode("iso-8859-1").decode().splitlines()
+    fields = [line.partition(":") for line in lines]
+    found = {name.strip().lower(): value.strip() for name, colon, value in fields if colon}
+    if original.length is None and found.get("content-length", "").isdecimal():
+        original.length = raw.length_remaining = int(found["content-length"])
+    return found
 
 
 def _path(container: str, key: str) -> str:
@@ -682,7 +723,7 @@ def _segments(body: bytes) -> list[Segment]:
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     text = headers.get("retry-after", "")
-    return float(text) if text.isdigit() else None
+    return float(text) if text.isascii() and text.isdigit() else None
 
 
 def _transport_error(request: _Request, exc: BaseException) -> FsError:

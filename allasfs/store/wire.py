@@ -31,6 +31,7 @@ from allasfs.errors import (
 from allasfs.store.api import (
     DIRECTORY_TYPES,
     MD5_OF_NOTHING,
+    AccountInfo,
     Capabilities,
     ContainerInfo,
     Kind,
@@ -135,6 +136,34 @@ def container_page(body: bytes) -> list[ContainerInfo]:
         ]
     except (KeyError, TypeError, AttributeError) as exc:
         raise ValueError(f"no listing: {exc!r}") from exc
+
+
+def container_info(name: str, headers: Headers) -> ContainerInfo:
+    """Return what HEAD told of a container."""
+    return ContainerInfo(
+        name,
+        int(headers.get("x-container-object-count", 0)),
+        int(headers.get("x-container-bytes-used", 0)),
+        header_time_ns(headers),
+    )
+
+
+def account_info(headers: Headers) -> AccountInfo:
+    """Return what HEAD told of the account."""
+    quota = headers.get("x-account-quota-bytes") or headers.get("x-account-meta-quota-bytes")
+    return AccountInfo(
+        bytes_used=int(headers.get("x-account-bytes-used", 0)),
+        object_count=int(headers.get("x-account-object-count", 0)),
+        container_count=int(headers.get("x-account-container-count", 0)),
+        quota_bytes=int(quota) if quota else None,
+    )
+
+
+def bulk_report(body: bytes) -> tuple[str, list[tuple[str, int]]]:
+    """Return the status of a bulk delete, and the names that it failed for, with theirs."""
+    report = json.loads(body)
+    failed = [(str(name), int(str(status).split()[0])) for name, status in report.get("Errors", [])]
+    return str(report.get("Response Status", "200")), failed
 
 
 def whole_size(headers: Headers, span: tuple[int, int] | None, status: int) -> int:
@@ -248,8 +277,11 @@ def error_for(method: str, subject: str, status: int, body: bytes, trans_id: str
     if trans_id:
         why += f" [{trans_id}]"
     error: type[FsError] = _BY_STATUS.get(status, Unavailable)
-    if method == "DELETE" and status == 409:
+    if status == 409 and method == "DELETE":
         error = DirectoryNotEmpty
+    elif status == 409 and (method != "PUT" or "/" in subject):
+        # Only a container's name can be taken. A GET finds a segment missing, a PUT a newer one.
+        error = Unavailable
     if status == 400 and "EntityTooLarge" in reason:
         error = FileTooBig
     return error(subject, why)

@@ -74,15 +74,23 @@ class Extent:
             self._changed.notify_all()
 
     def wait(self, stop: int, deadline: Deadline, subject: str) -> None:
-        """Return when the bytes before ``stop`` are here; raise the fetcher's error or TimedOut."""
+        """Return when the bytes before ``stop`` are here; raise the fetcher's error or TimedOut.
+
+        Bytes that come are progress of the reader's operation, although another thread moves them.
+        """
         with self._changed:
+            filled = self._filled
             while self._filled < stop:
                 if self._error is not None:
                     raise self._error
+                if self._filled != filled:
+                    filled = self._filled
+                    deadline.progress()
                 if not self._changed.wait(deadline.left()) and deadline.left() <= 0:
                     raise TimedOut(
                         subject, f"no bytes from the store within {deadline.seconds:g} s"
                     )
+            deadline.progress()
 
     def slices(self, start: int, stop: int) -> list[bytes]:
         """Return the bytes of a span that is filled, as pieces to be joined."""

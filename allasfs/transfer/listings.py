@@ -14,13 +14,13 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cachetools import LRUCache
 
-from allasfs.deadline import Clock
+from allasfs.deadline import Clock, current
 from allasfs.errors import AccessDenied, NotFound
-from allasfs.store.api import ContainerInfo, ObjectInfo, Page, Store
+from allasfs.store.api import ContainerInfo, Kind, ObjectInfo, Page, Store
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ CACHED_NAMES = 1_000_000
 # servers may learn of an object later than the client that stored it.
 SETTLE_S = 30.0
 LONGEST_COMPONENT = 255
+# How long to wait for another thread's listing before looking again.
+WAIT_S = 1.0
 
 
 @dataclass
@@ -100,7 +102,7 @@ class Listings:
                 if self._buckets_born is not None and self._is_fresh(self._buckets_born):
                     return dict(self._buckets)
                 if ("", "") in self._fetching:
-                    self._changed.wait(0.1)
+                    self._wait("the account")
                     continue
                 self._fetching.add(("", ""))
             born = self._clock()
@@ -204,13 +206,18 @@ class Listings:
                 if known is not None:
                     return known
                 if self._is_being_fetched(bucket, prefix):
-                    self._changed.wait(0.1)
+                    self._wait(f"{bucket}/{prefix}")
                     continue
                 self._fetching.add((bucket, prefix))
             try:
                 return self._fetch(bucket, prefix)
             finally:
                 self._fetched((bucket, prefix))
+
+    def _wait(self, subject: str) -> None:
+        """Wait for another thread's listing (locked); raise TimedOut."""
+        left = current(WAIT_S).check(subject)
+        self._changed.wait(min(left, WAIT_S))
 
     def _is_being_fetched(self, bucket: str, prefix: str) -> bool:
         return any(name == bucket and prefix.startswith(top) for name, top in self._fetching)
@@ -303,6 +310,12 @@ class Listings:
             if directory is not None:
                 directory.dirs.discard(name)
 
+    def outdated(self, bucket: str, key: str) -> None:
+        """The version that is listed under this name is gone: let the next look ask the store."""
+        with self._lock:
+            self._edits.get(bucket, {}).pop(key, None)
+            self._dirs.pop((bucket, _split(key)[0]), None)
+
     def invalidate(self) -> None:
         """Forget everything, so that the next look asks the store."""
         with self._lock:
@@ -341,7 +354,7 @@ class Listings:
             directory.typed.pop(name, None)
         listed = directory.files.get(name) if directory is not None else None
         # A different version was stored by somebody else after the removal.
-        if directory is not None and listed and edit.removed and listed.same_version(edit.removed):
+        if directory is not None and listed and edit.removed and _is_version(listed, edit.removed):
             del directory.files[name]
 
     def _apply_stored(self, bucket: str, info: ObjectInfo) -> None:
@@ -375,6 +388,13 @@ class Listings:
         above.dirs.add(name)
         above.files.pop(name, None)
         self._dirs[bucket, prefix] = Directory(above.born)
+
+
+def _is_version(listed: ObjectInfo, known: ObjectInfo) -> bool:
+    """Whether a listed object is a known version; a listing may not tell size and hash."""
+    if listed.kind is Kind.UNKNOWN:
+        listed = replace(listed, size=known.size, etag=known.etag)
+    return listed.same_version(known)
 
 
 def _split(key: str) -> tuple[str, str]:

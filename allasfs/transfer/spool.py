@@ -54,8 +54,10 @@ class Spool:
             self.folder.chmod(0o700)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._lock_fd = os.open(self.folder / "lock", flags, 0o600)
-            fcntl.lockf(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not lockf: that lets a process share with itself, and its locks end with any close().
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
+            self.close()
             raise SpoolUnusable(f"{self.folder}: the spool is in use by another mount") from exc
         except OSError as exc:
             raise SpoolUnusable(f"{self.folder}: the spool cannot be used: {exc.strerror}") from exc
@@ -82,9 +84,16 @@ class Spool:
         """Return a line for each file whose upload failed: where it is and what it was for."""
         lines = []
         for note in sorted(self.folder.glob("*.json")):
-            entry = json.loads(note.read_text())
-            lines.append(f"{note.with_suffix('.data')} for {entry['object']}: {entry['why']}")
-        return lines
+            try:
+                entry = json.loads(note.read_text())
+                what = f"{entry['object']}: {entry['why']}"
+            except (OSError, ValueError, KeyError, TypeError):
+                what = "an object that is not known: its note cannot be read"
+            lines.append(f"{note.with_suffix('.data')} for {what}")
+        return lines + [
+            f"{data} for an object that is not known: its note could not be written"
+            for data in sorted(self.folder.glob("*.kept"))
+        ]
 
     def create(self) -> SpoolFile:
         """Return a new empty spool file; raise NoSpace, Unavailable."""
@@ -130,6 +139,8 @@ class SpoolFile:
 
     def write(self, offset: int, data: bytes) -> None:
         """Write all of ``data``, or nothing and raise NoSpace."""
+        if not data:
+            return
         self._put(offset, data)
         if offset > self.size:
             self.present.add(self.size, offset)
@@ -155,6 +166,9 @@ class SpoolFile:
                 view, position = view[written:], position + written
         except OSError as exc:
             self._spool.release(growth)
+            # A part of the bytes may be there: not behind the end, where a gap must be zeros.
+            self._restart_md5()
+            os.ftruncate(self._fd, self.size)
             raise disk_error(str(self.path), exc) from exc
         self._held.add(offset, stop)
         self.present.add(offset, stop)
@@ -218,9 +232,16 @@ class SpoolFile:
 
     def keep(self, subject: str, why: str) -> Path:
         """Keep the bytes of a failed upload across the end of the program; return where."""
-        os.fsync(self._fd)
         note = {"object": subject, "size": self.size, "why": why}
-        self.path.with_suffix(".json").write_text(json.dumps(note) + "\n")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            with open(os.open(self.path.with_suffix(".json"), flags, 0o600), "w") as file:
+                file.write(json.dumps(note) + "\n")
+            os.fsync(self._fd)
+        except OSError as exc:
+            # Data without a note would be removed at the next start; a name needs no space.
+            log.warning("%s: %s", self.path, disk_error(subject, exc))
+            self.path = self.path.rename(self.path.with_suffix(".kept"))
         os.close(self._fd)
         return self.path
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from concurrent.futures import Executor, wait
 
 from allasfs.config import Config
-from allasfs.deadline import within
+from allasfs.deadline import current, within
 from allasfs.errors import AccessDenied, Exists, FileTooBig, FsError, NotFound
 from allasfs.store import large
-from allasfs.store.api import Kind, ObjectInfo, Segment, Store
+from allasfs.store.api import ObjectInfo, Segment, Store
 from allasfs.transfer.spool import SpoolFile, SpoolPart
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,7 @@ class Uploader:
 
         The segments of a large object that is ``replaced`` are removed after the new one stands.
         """
-        old = []
-        if replaced is not None and replaced.kind is not Kind.PLAIN:
-            old = large.segments_of(self._store, bucket, replaced)
+        old = large.own_segments(self._store, bucket, replaced)
         if file.size <= self._config.segment_threshold:
             source = file.part(0, file.size)
             info = self._store.put(
@@ -49,7 +47,7 @@ class Uploader:
         else:
             info = self._segmented(bucket, key, file, content_type, metadata)
         if old:
-            self._remove(old)
+            large.remove_segments(self._store, old)
         return info
 
     def _segmented(
@@ -62,6 +60,8 @@ class Uploader:
             for index, span in enumerate(layout.spans())
         ]
         wait(jobs)
+        # What their threads moved is the progress of this operation.
+        current(self._config.timeout_s).progress()
         failed = [error for job in jobs if (error := job.exception()) is not None]
         stored = [job.result() for job in jobs if job.exception() is None]
         try:
@@ -77,7 +77,7 @@ class Uploader:
                 metadata=dict(metadata),
             )
         except FsError:
-            self._remove(stored)
+            large.remove_segments(self._store, stored)
             raise
 
     def _send(self, layout: large.Plan, index: int, part: SpoolPart) -> Segment:
@@ -100,10 +100,3 @@ class Uploader:
         except (AccessDenied, Exists) as exc:
             why = "large files need this bucket for their segments, and it may not be used"
             raise FileTooBig(container, why) from exc
-
-    def _remove(self, segments: list[Segment]) -> None:
-        """Remove segments that nothing refers to; what cannot be removed is only waste."""
-        try:
-            large.remove_segments(self._store, segments)
-        except FsError as exc:
-            log.warning("segments of a replaced object are left over: %s", exc)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -479,9 +480,7 @@ def test_delete_many_deletes_what_is_there_and_passes_over_what_is_not(
 
 def test_a_static_large_object_reads_as_its_segments_in_order(store: Store, bucket: str) -> None:
     parts, content = segments(store, 3, bucket + "_segments")
-    put = store.put_slo(
-        bucket, "big", parts, content_type="text/x-test", metadata={"mtime": "1.5"}
-    )
+    put = store.put_slo(bucket, "big", parts, content_type="text/x-test", metadata={"mtime": "1.5"})
     head = store.head(bucket, "big")
     assert (put.size, put.kind, put.key) == (3 * SEGMENT, Kind.SLO, "big")
     assert put.same_version(head.info)
@@ -559,6 +558,18 @@ def test_the_segments_of_a_large_object_can_be_enumerated(store: Store, bucket: 
             large.segments_of(store, bucket, static)
 
 
+def test_only_static_large_objects_have_a_list_of_segments(store: Store, bucket: str) -> None:
+    segments(store, 1, bucket + "_segments")
+    store.put_dlo(bucket, "dynamic", f"{bucket}_segments/obj/1/", content_type="text/plain")
+    put_bytes(store, bucket, "plain", b"[]")
+    for key in ("dynamic", "plain", "missing"):
+        with pytest.raises((NotFound, NotSupported)):
+            store.slo_segments(bucket, key)
+    gone = ObjectInfo("missing", 3, md5_of(b"1"), 0, "text/plain", Kind.SLO)
+    assert large.segments_of(store, bucket, gone) == []
+    assert large.segments_of(store, bucket, replace(gone, kind=Kind.DLO)) == []
+
+
 def test_deleting_a_manifest_leaves_its_segments(store: Store, bucket: str) -> None:
     parts, _ = segments(store, 2, bucket + "_segments")
     store.put_slo(bucket, "static", parts, content_type="text/plain")
@@ -588,9 +599,7 @@ def test_a_copied_manifest_is_a_second_name_of_the_segments(
 
 
 @pytest.mark.parametrize("kind", [Kind.SLO, Kind.DLO])
-def test_a_post_to_a_large_object_keeps_its_manifest(
-    store: Store, bucket: str, kind: Kind
-) -> None:
+def test_a_post_to_a_large_object_keeps_its_manifest(store: Store, bucket: str, kind: Kind) -> None:
     parts, content = segments(store, 2, bucket + "_segments")
     if kind is Kind.SLO:
         store.put_slo(bucket, "big", parts, content_type="text/x-test")
@@ -611,16 +620,8 @@ def test_deleting_a_large_object_deletes_its_segments(
     put_bytes(store, bucket + "_segments", "obj/10/not-of-it", b"1")
     if kind is Kind.SLO:
         info = store.put_slo(bucket, "big", parts, content_type="text/plain")
-        if not store.capabilities().slo_sizes_listed:
-            # Better whole and still there than gone with its segments left over.
-            with pytest.raises(NotSupported):
-                large.delete(store, bucket, info)
-            assert store.head(bucket, "big").info.size == 2 * SEGMENT
-            return
     else:
-        info = store.put_dlo(
-            bucket, "big", f"{bucket}_segments/obj/1/", content_type="text/plain"
-        )
+        info = store.put_dlo(bucket, "big", f"{bucket}_segments/obj/1/", content_type="text/plain")
     large.delete(store, bucket, info)
     assert objects(store, bucket) == []
     assert [info.key for info in objects(store, bucket + "_segments")] == ["obj/10/not-of-it"]

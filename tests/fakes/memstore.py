@@ -239,7 +239,9 @@ class MemStore:
     def containers(self) -> list[ContainerInfo]:
         """Return all containers of the account, in order of their names."""
         with self._request(Call("containers")):
-            found = [self._container_info(name) for name in sorted(self._containers, key=str.encode)]
+            found = [
+                self._container_info(name) for name in sorted(self._containers, key=str.encode)
+            ]
         if not self._capabilities.exact_pages:
             return [replace(info, mtime_ns=0) for info in found]
         return found
@@ -434,9 +436,7 @@ class MemStore:
             return self._store(
                 container,
                 key,
-                _Object(
-                    text, etag, self._now_ns(), content_type, _lower(metadata), segments=parts
-                ),
+                _Object(text, etag, self._now_ns(), content_type, _lower(metadata), segments=parts),
             )
 
     def put_dlo(
@@ -462,10 +462,12 @@ class MemStore:
         return self.head(container, key).info
 
     def slo_segments(self, container: str, key: str) -> list[Segment]:
-        """Return the segments of a static large object; raise NotSupported as RGW."""
+        """Return the segments of a static large object; raise NotFound, or NotSupported as RGW."""
         with self._request(Call("slo_segments", container, key)):
             stored = self._object(container, key)
-            if stored.segments is None or not self._capabilities.slo_sizes_listed:
+            if stored.segments is None:
+                raise NotFound(f"{container}/{key}")
+            if not self._capabilities.slo_sizes_listed:
                 raise NotSupported(key)
             return list(stored.segments)
 
@@ -478,7 +480,11 @@ class MemStore:
             manifest = unquote(headers.pop("x-object-manifest", ""))
             now_ns = self._now_ns()
             self._containers[container][key] = replace(
-                stored, metadata=_lower(metadata), headers=headers, manifest=manifest, mtime_ns=now_ns
+                stored,
+                metadata=_lower(metadata),
+                headers=headers,
+                manifest=manifest,
+                mtime_ns=now_ns,
             )
             # The answer has a Date only.
             return replace(head.info, mtime_ns=now_ns - now_ns % SECOND_NS)
@@ -498,6 +504,16 @@ class MemStore:
         """Delete the object (of a large one: the manifest alone); raise NotFound."""
         with self._request(Call("delete", container, key)):
             self._object(container, key)
+            del self._containers[container][key]
+
+    def delete_slo(self, container: str, key: str) -> None:
+        """Delete a static large object with its segments; raise NotFound."""
+        with self._request(Call("delete_slo", container, key)):
+            stored = self._object(container, key)
+            if stored.segments is None:
+                raise Unavailable(f"{container}/{key}", "not an SLO manifest")
+            for segment in stored.segments:
+                self._containers.get(segment.container, {}).pop(segment.key, None)
             del self._containers[container][key]
 
     def delete_many(self, container: str, keys: Iterable[str]) -> None:

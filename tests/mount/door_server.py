@@ -94,7 +94,7 @@ class FailingVfs:
         return self._open(path, flags)
 
     def _open(self, path: str, flags: int) -> tuple[int, Any]:
-        return 1, SimpleNamespace(keep_cache=False)
+        return 1, SimpleNamespace(keep_cache=False, file=SimpleNamespace(is_dirty=True))
 
     def _read(self, fh: int, offset: int, length: int) -> bytes:
         return bytes(max(0, min(length, SIZE - offset)))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from allasfs.deadline import Deadline
 from allasfs.errors import TimedOut, Unavailable
 from allasfs.transfer.blocks import PIECE_BYTES, Extent, Memory
+from tests.fakes.clock import FakeClock
 
 KIB = 1024
 SOON = Deadline(30.0)
@@ -53,6 +54,20 @@ def test_a_waiting_reader_goes_on_when_its_bytes_come() -> None:
     thread.join(30)
     assert not thread.is_alive()
     assert extent.is_done
+
+
+def test_bytes_that_trickle_in_are_progress(clock: FakeClock) -> None:
+    extent, deadline = Extent(0, 4), Deadline(60.0, clock=clock)
+    thread = threading.Thread(target=lambda: extent.wait(4, deadline, "key"))
+    thread.start()
+    for _ in range(4):
+        clock.advance(40)
+        extent.append(b"x")
+        # Nothing else tells that the reader has noticed.
+        while deadline.left() < 60.0:
+            thread.join(0.001)
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_a_waiting_reader_gets_the_fetcher_s_error() -> None:

