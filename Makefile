@@ -1,6 +1,6 @@
 # `make` alone prints the targets. What a target needs is installed by tools/setup.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix unit bench clean
+.PHONY: help setup setup-test demo test check fix unit bench clean
 
 PYTHON := .venv/bin/python
 
@@ -10,10 +10,13 @@ help:  ## Print the targets
 setup:  ## Install libfuse, fusermount and a virtual environment with allasfs in .venv
 	@tools/setup
 
+setup-test:
+	@tools/setup test
+
 demo: setup  ## Do the main job on a real Swift and Keystone on loopback, and check every byte
 	@tools/demo
 
-test: setup check  ## Pass all tests: unit, contract, real Swift, real mount
+test: setup-test check  ## Pass all tests: unit, contract, real Swift, real mount
 	$(PYTHON) -m pytest
 
 check: setup  ## Check formats, lint and types; changes nothing

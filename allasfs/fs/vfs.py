@@ -123,6 +123,8 @@ class Vfs:
         self._in_kernel: LRUCache[Place, ObjectInfo] = LRUCache(REMEMBERED)
         # Unlinked open files by the path under which the kernel still asks for them; guarded.
         self._hidden: dict[str, OpenFile] = {}
+        # Names whose manifests share their segments, because a rename ended halfway; guarded.
+        self._twins: dict[Place, Place] = {}
         # Lines about data that could not be stored; guarded.
         self._lost: list[str] = []
         self._usage: tuple[float, AccountInfo] | None = None
@@ -417,7 +419,10 @@ class Vfs:
             return
         info = self._file(place)
         try:
-            large.delete(self._store, place.bucket, info)
+            if self._is_twin(place):
+                self._store.delete(place.bucket, info.key)
+            else:
+                large.delete(self._store, place.bucket, info)
         except NotFound:
             # It was gone already. After any other error the store may have it still.
             self._listings.removed(place.bucket, info)
@@ -425,6 +430,14 @@ class Vfs:
         self._listings.removed(place.bucket, info)
         self._orphaned(place)
         self._keep_directory(place.parent)
+
+    def _is_twin(self, place: Place) -> bool:
+        """Whether another name needs this one's segments; after its removal none does."""
+        with self._lock:
+            twin = self._twins.pop(place, None)
+            if twin is not None:
+                self._twins.pop(twin, None)
+        return twin is not None
 
     def hide(self, path: str, hidden: str) -> None:
         """Unlink an open file that the kernel wants to call ``hidden`` until it is closed."""
@@ -579,7 +592,7 @@ class Vfs:
         except NotFound:
             log.info("%s/%s was removed by another client meanwhile", old.bucket, old.key)
         except FsError:
-            self._undo_copy(new, stored, replaced)
+            self._undo_copy(old, new, stored, replaced)
             raise
         self._attributes.remember(new.bucket, stored, self._attributes.given(old.bucket, info))
         self._listings.stored(new.bucket, stored)
@@ -587,7 +600,9 @@ class Vfs:
         large.remove_segments(self._store, freed)
         return stored
 
-    def _undo_copy(self, new: Place, stored: ObjectInfo, replaced: ObjectInfo | None) -> None:
+    def _undo_copy(
+        self, old: Place, new: Place, stored: ObjectInfo, replaced: ObjectInfo | None
+    ) -> None:
         """The old name cannot be removed: take the new one back, unless it replaced a file.
 
         Two manifests over the same segments are a danger: removing one empties the other.
@@ -599,6 +614,9 @@ class Vfs:
                 log.warning("%s/%s is a second name now: %s", new.bucket, new.key, exc)
             else:
                 return
+        if stored.kind is not Kind.PLAIN:
+            with self._lock:
+                self._twins |= {old: new, new: old}
         self._listings.stored(new.bucket, stored)
 
     def set_attributes(self, path: str, given: Given) -> None:

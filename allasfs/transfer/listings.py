@@ -32,6 +32,8 @@ CACHED_NAMES = 1_000_000
 # An own change outweighs listings that were requested up to this long after it: Swift's container
 # servers may learn of an object later than the client that stored it.
 SETTLE_S = 30.0
+# Versions of a name that are remembered meanwhile.
+VERSIONS = 16
 LONGEST_COMPONENT = 255
 # How long to wait for another thread's listing before looking again.
 WAIT_S = 1.0
@@ -70,6 +72,21 @@ class _Edit:
     at: float
     stored: ObjectInfo | None
     removed: ObjectInfo | None = None
+    # The versions before it, which a listing may still show.
+    older: tuple[ObjectInfo, ...] = ()
+
+    def outweighs(self, listed: ObjectInfo, born: float) -> bool:
+        """Whether an object in a listing requested at ``born`` is older, or what was stored.
+
+        Times within a second decide nothing (the answer to a PUT has whole seconds): then a listing
+        that was under way knows less, a later one that shows a version unheard of knows more.
+        """
+        if self.stored is not None:
+            margin_ns = 1_000_000_000 if born <= self.at else -1_000_000_000
+            if listed.mtime_ns <= self.stored.mtime_ns + margin_ns:
+                return True
+        known = (self.stored, self.removed, *self.older)
+        return any(version is not None and _is_version(listed, version) for version in known)
 
 
 class Listings:
@@ -272,6 +289,7 @@ class Listings:
                     found[prefix].dirs.add(name)
                 else:
                     found[prefix].hidden += 1
+        self._confirm(bucket, prefix, found, born, is_flat=is_flat)
         for directory in found.values():
             _shadow(directory)
         with self._lock:
@@ -279,7 +297,7 @@ class Listings:
                 self._dirs[bucket, key] = directory
             for key, edit in self._settling(bucket, born).items():
                 if key.startswith(prefix):
-                    self._apply(bucket, key, edit)
+                    self._apply(bucket, key, edit, born)
         hidden = sum(directory.hidden for directory in found.values())
         if hidden:
             log.warning(
@@ -290,6 +308,24 @@ class Listings:
                 hidden,
             )
         return found[prefix]
+
+    def _confirm(
+        self, bucket: str, prefix: str, found: dict[str, Directory], born: float, *, is_flat: bool
+    ) -> None:
+        """Ask for own new objects that a listing lacks: it lags, or another client removed them."""
+        with self._lock:
+            recent = self._settling(bucket, born)
+        for key, edit in recent.items():
+            if edit.stored is None or not key.startswith(prefix):
+                continue
+            if _shows(found, prefix, key, is_flat=is_flat):
+                continue
+            try:
+                self._store.head(bucket, key)
+            except NotFound:
+                with self._lock:
+                    if self._edits.get(bucket, {}).get(key) is edit:
+                        del self._edits[bucket][key]
 
     # -- own changes ------------------------------------------------------------------------------
 
@@ -331,19 +367,30 @@ class Listings:
     def _edit(self, bucket: str, key: str, edit: _Edit) -> None:
         with self._lock:
             recent = self._settling(bucket, edit.at)
+            older = self._versions(bucket, key, recent.get(key))
+            edit = replace(edit, older=older[-VERSIONS:])
             recent[key] = edit
             self._edits[bucket] = recent
-            self._apply(bucket, key, edit)
+            self._apply(bucket, key, edit, edit.at)
+
+    def _versions(self, bucket: str, key: str, before: _Edit | None) -> tuple[ObjectInfo, ...]:
+        """Return the versions of a name that a change now makes old (locked)."""
+        prefix, name = _split(key)
+        directory = self._dirs.get((bucket, prefix))
+        listed = directory.files.get(name) if directory is not None else None
+        older = before.older if before is not None else ()
+        latest = (before.stored if before is not None else None, listed)
+        return older + tuple(version for version in latest if version is not None)
 
     def _settling(self, bucket: str, born: float) -> dict[str, _Edit]:
         """Return the own changes that a listing requested at ``born`` may not know (locked)."""
         edits = self._edits.get(bucket, {})
         return {key: edit for key, edit in edits.items() if edit.at > born - SETTLE_S}
 
-    def _apply(self, bucket: str, key: str, edit: _Edit) -> None:
-        """Enter one change in the cached directories (locked)."""
+    def _apply(self, bucket: str, key: str, edit: _Edit, born: float) -> None:
+        """Enter one change in directories that were listed at ``born`` (locked)."""
         if edit.stored is not None:
-            self._apply_stored(bucket, edit.stored)
+            self._apply_stored(bucket, edit.stored, edit, born)
             return
         marked = self._dirs.get((bucket, key.removesuffix("/") + "/"))
         if marked is not None and marked.marker and marked.marker.key == key:
@@ -354,10 +401,10 @@ class Listings:
             directory.typed.pop(name, None)
         listed = directory.files.get(name) if directory is not None else None
         # A different version was stored by somebody else after the removal.
-        if directory is not None and listed and edit.removed and _is_version(listed, edit.removed):
+        if directory is not None and listed is not None and edit.outweighs(listed, born):
             del directory.files[name]
 
-    def _apply_stored(self, bucket: str, info: ObjectInfo) -> None:
+    def _apply_stored(self, bucket: str, info: ObjectInfo, edit: _Edit, born: float) -> None:
         prefix, name = _split(info.key)
         # The directories on the way exist now; those that were not there are known to hold
         # nothing else.
@@ -372,7 +419,7 @@ class Listings:
         if directory is None or name in directory.dirs:
             return
         listed = directory.files.get(name)
-        if listed is None or listed.mtime_ns <= info.mtime_ns + 1_000_000_000:
+        if listed is None or edit.outweighs(listed, born):
             directory.files[name] = info
             self._dirs[bucket, prefix] = directory
 
@@ -436,6 +483,19 @@ def _place(found: dict[str, Directory], prefix: str, info: ObjectInfo, *, is_fla
             found.setdefault(f"{where}{name}/", Directory(found[prefix].born))
     else:
         found[where].files[name] = info
+
+
+def _shows(found: dict[str, Directory], prefix: str, key: str, *, is_flat: bool) -> bool:
+    """Whether a listing of ``prefix`` has an object or, in a directory's own, the way to it."""
+    rest = key[len(prefix) :]
+    top, slash, _ = rest.partition("/")
+    if slash and not is_flat:
+        return top in found[prefix].dirs
+    if key.endswith("/"):
+        return key in found and found[key].marker is not None
+    parent, name = _split(key)
+    directory = found.get(parent)
+    return directory is not None and (name in directory.files or name in directory.dirs)
 
 
 def _shadow(directory: Directory) -> None:

@@ -210,7 +210,18 @@ def namespaced(program: Program, cover: str) -> str:
         missing("needs root and unshare, to cover /dev/fuse in a namespace of its own")
     words = [*PROGRAM, "mount", str(program.path)]
     script = f'{cover} && exec "$@"'
-    done = run("unshare", "--mount", "sh", "-ec", script, "sh", *words, env=program.environ)
+    done = run(
+        "unshare",
+        "--mount",
+        "--propagation",
+        "unchanged",
+        "sh",
+        "-ec",
+        script,
+        "sh",
+        *words,
+        env=program.environ,
+    )
     assert done.stderr.count("\n") == 1, done.stderr
     return f"{done.returncode} {done.stderr}"
 

@@ -201,7 +201,7 @@ def test_a_body_that_is_shorter_than_its_announced_length_stores_nothing(
         def size(self) -> int:
             return 1000
 
-    with within(2.0), pytest.raises(Unavailable):
+    with within(0.5), pytest.raises(Unavailable):
         store.put(bucket, "a", Short(b"short"), md5=md5_of(b"short"), content_type="a/b")
     with pytest.raises(NotFound):
         store.head(bucket, "a")

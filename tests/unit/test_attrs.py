@@ -13,7 +13,8 @@ from allasfs.fs.attrs import SYMLINK_TYPE, Attributes, Given, given_by, is_symli
 from allasfs.store.api import Kind, ObjectInfo
 
 INFO = ObjectInfo("key", 3, "e", 5_000_000_000, "text/plain")
-times = st.integers(-(10**20), 10**20 - 1)
+# Eleven digits of seconds: the year 5138.
+times = st.integers(-99_999_999_999 * 10**9, 10**20 - 1)
 ids = st.integers(0, 2**32 - 1)
 
 

@@ -14,8 +14,12 @@ from allasfs.transfer.blocks import PIECE_BYTES, Extent, Memory
 from tests.fakes.clock import FakeClock
 
 KIB = 1024
-SOON = Deadline(30.0)
 NOW = Deadline(0.0)
+
+
+def soon() -> Deadline:
+    """A deadline that is far away, from now on."""
+    return Deadline(30.0)
 
 
 def filled(start: int, data: bytes) -> Extent:
@@ -47,7 +51,7 @@ def test_a_reader_waits_for_its_own_bytes_only() -> None:
 
 def test_a_waiting_reader_goes_on_when_its_bytes_come() -> None:
     extent = Extent(0, 10)
-    thread = threading.Thread(target=lambda: extent.wait(10, SOON, "key"))
+    thread = threading.Thread(target=lambda: extent.wait(10, soon(), "key"))
     thread.start()
     extent.append(b"01234")
     extent.append(b"56789")
@@ -76,7 +80,7 @@ def test_a_waiting_reader_gets_the_fetcher_s_error() -> None:
 
     def read() -> None:
         try:
-            extent.wait(10, SOON, "key")
+            extent.wait(10, soon(), "key")
         except Unavailable as exc:
             errors.append(exc)
 
@@ -134,7 +138,7 @@ def test_waiting_for_memory_ends_in_timed_out_and_takes_none() -> None:
 def test_a_waiting_reader_goes_on_when_memory_is_given_back() -> None:
     memory = Memory(1000)
     memory.begin(400, NOW, "first")
-    thread = threading.Thread(target=lambda: memory.begin(400, SOON, "second"))
+    thread = threading.Thread(target=lambda: memory.begin(400, soon(), "second"))
     thread.start()
     memory.end(400)
     thread.join(30)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ import pytest
 
 from allasfs.deadline import within
 from allasfs.errors import NotFound, TimedOut, Unavailable
-from allasfs.store.api import DIRECTORY_TYPE
+from allasfs.store.api import DIRECTORY_TYPE, Page
 from allasfs.transfer import listings as listings_module
 from allasfs.transfer.listings import Found, Listings
 from tests.fakes.clock import FakeClock
@@ -332,6 +332,39 @@ def test_a_listing_that_was_on_its_way_does_not_undo_an_own_change(
     assert found.size == 2
 
 
+@pytest.mark.parametrize("last", ["stored", "removed"])
+def test_a_listing_that_lags_shows_none_of_the_versions_before_the_last_own_change(
+    store: MemStore, listings: Listings, clock: FakeClock, last: str
+) -> None:
+    versions = []
+    for size in (1, 2, 3):
+        info = put_bytes(store, "bucket", "a", b"x" * size)
+        listings.stored("bucket", info)
+        versions.append((info, store._containers["bucket"]["a"]))
+        clock.advance(0.1)
+    if last == "removed":
+        store.delete("bucket", "a")
+        listings.removed("bucket", versions[-1][0])
+    # Swift's container server has heard of the first version only.
+    for _, stored in versions[:-1]:
+        store._containers["bucket"]["a"] = stored
+        listings._dirs.clear()
+        found = listings.find("bucket", "a").file
+        assert (found.size if found else None) == (3 if last == "stored" else None)
+
+
+@pytest.mark.parametrize("after_s", [0.2, 0.9, 1.5])
+def test_another_client_s_version_in_the_same_second_is_not_hidden_by_an_own_one(
+    store: MemStore, listings: Listings, clock: FakeClock, after_s: float
+) -> None:
+    listings.stored("bucket", put_bytes(store, "bucket", "a", b"own"))
+    clock.advance(after_s)
+    put_bytes(store, "bucket", "a", b"theirs")
+    found = listings.find("bucket", "a").file
+    assert found is not None
+    assert found.size == len(b"theirs")
+
+
 def test_another_client_s_newer_version_is_not_hidden_by_an_own_older_one(
     store: MemStore, listings: Listings, clock: FakeClock
 ) -> None:
@@ -594,3 +627,31 @@ def test_status_tells_how_much_is_known(store: MemStore, listings: Listings) -> 
     status = listings.status()
     assert status["directories"] == 2
     assert status["names"] >= 4
+
+
+def test_an_own_object_that_another_client_removed_at_once_is_gone_after_the_ttl(
+    store: MemStore, listings: Listings, clock: FakeClock
+) -> None:
+    listings.stored("bucket", put_bytes(store, "bucket", "a", b"own"))
+    listings.stored("bucket", put_bytes(store, "bucket", "d/", b"", content_type=DIRECTORY_TYPE))
+    store.delete("bucket", "a")
+    store.delete("bucket", "d/")
+    assert listings.find("bucket", "a") == Found()
+    assert listings.find("bucket", "d") == Found()
+
+
+def test_an_own_object_that_a_listing_lacks_yet_is_asked_for_once_and_shown(
+    store: MemStore, listings: Listings
+) -> None:
+    listings.stored("bucket", put_bytes(store, "bucket", "a", b"own"))
+    kept = dict(store._containers["bucket"])
+    listing = store.listing
+
+    def lagging(container: str, **kwargs: str) -> Iterator[Page]:
+        store._containers["bucket"].clear()
+        yield from listing(container, **kwargs)
+        store._containers["bucket"].update(kept)
+
+    store.listing = lagging  # type: ignore[method-assign]
+    assert names(listings) == ["a"]
+    assert len(store.calls("head")) == 1

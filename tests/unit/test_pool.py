@@ -11,7 +11,10 @@ from allasfs.errors import TimedOut
 from allasfs.store.pool import MAX_IDLE_S, ConnectionPool
 from tests.fakes.clock import FakeClock
 
-SOON = Deadline(30.0)
+
+def soon() -> Deadline:
+    """A deadline that is far away, from now on."""
+    return Deadline(30.0)
 
 
 class Connection:
@@ -49,43 +52,43 @@ def pool(make: Maker, clock: FakeClock) -> ConnectionPool[Connection]:
 
 
 def test_a_connection_is_used_again(pool: ConnectionPool[Connection]) -> None:
-    first = pool.acquire(SOON)
+    first = pool.acquire(soon())
     pool.release(first, reusable=True)
-    assert pool.acquire(SOON) is first
+    assert pool.acquire(soon()) is first
 
 
 def test_two_users_have_two_connections(pool: ConnectionPool[Connection]) -> None:
-    assert pool.acquire(SOON) is not pool.acquire(SOON)
+    assert pool.acquire(soon()) is not pool.acquire(soon())
 
 
 def test_the_youngest_idle_connection_is_used_first(
     pool: ConnectionPool[Connection], clock: FakeClock
 ) -> None:
-    old, young = pool.acquire(SOON), pool.acquire(SOON)
+    old, young = pool.acquire(soon()), pool.acquire(soon())
     pool.release(old, reusable=True)
     clock.advance(1)
     pool.release(young, reusable=True)
-    assert pool.acquire(SOON) is young
+    assert pool.acquire(soon()) is young
 
 
 def test_a_connection_that_is_not_reusable_is_closed(
     pool: ConnectionPool[Connection], make: Maker
 ) -> None:
-    first = pool.acquire(SOON)
+    first = pool.acquire(soon())
     pool.release(first, reusable=False)
     assert first.is_closed
-    assert pool.acquire(SOON) is not first
+    assert pool.acquire(soon()) is not first
     assert len(make.open) == 1
 
 
 def test_connections_that_idled_too_long_are_closed_not_used(
     pool: ConnectionPool[Connection], make: Maker, clock: FakeClock
 ) -> None:
-    old = [pool.acquire(SOON), pool.acquire(SOON)]
+    old = [pool.acquire(soon()), pool.acquire(soon())]
     pool.release(old[0], reusable=True)
     pool.release(old[1], reusable=True)
     clock.advance(MAX_IDLE_S + 1)
-    assert pool.acquire(SOON) not in old
+    assert pool.acquire(soon()) not in old
     assert all(connection.is_closed for connection in old)
     assert len(make.open) == 1
 
@@ -93,32 +96,32 @@ def test_connections_that_idled_too_long_are_closed_not_used(
 def test_a_connection_is_used_until_just_before_it_is_too_old(
     pool: ConnectionPool[Connection], clock: FakeClock
 ) -> None:
-    first = pool.acquire(SOON)
+    first = pool.acquire(soon())
     pool.release(first, reusable=True)
     clock.advance(MAX_IDLE_S - 1)
-    assert pool.acquire(SOON) is first
+    assert pool.acquire(soon()) is first
 
 
 def test_waiting_for_a_busy_pool_ends_in_timed_out(pool: ConnectionPool[Connection]) -> None:
-    pool.acquire(SOON)
-    pool.acquire(SOON)
+    pool.acquire(soon())
+    pool.acquire(soon())
     with pytest.raises(TimedOut, match="all are busy"):
         pool.acquire(Deadline(0.01))
 
 
 def test_one_who_gave_up_takes_no_place(pool: ConnectionPool[Connection]) -> None:
-    busy = [pool.acquire(SOON), pool.acquire(SOON)]
+    busy = [pool.acquire(soon()), pool.acquire(soon())]
     with pytest.raises(TimedOut):
         pool.acquire(Deadline(0.0))
     for connection in busy:
         pool.release(connection, reusable=True)
-    assert {pool.acquire(SOON), pool.acquire(SOON)} == set(busy)
+    assert {pool.acquire(soon()), pool.acquire(soon())} == set(busy)
 
 
 def test_a_waiting_user_gets_what_another_gives_back(pool: ConnectionPool[Connection]) -> None:
-    first, _ = pool.acquire(SOON), pool.acquire(SOON)
+    first, _ = pool.acquire(soon()), pool.acquire(soon())
     got: list[Connection] = []
-    waiting = threading.Thread(target=lambda: got.append(pool.acquire(SOON)))
+    waiting = threading.Thread(target=lambda: got.append(pool.acquire(soon())))
     waiting.start()
     pool.release(first, reusable=True)
     waiting.join(30)
@@ -140,7 +143,7 @@ def test_a_connection_that_cannot_be_made_takes_no_place(
 def test_close_closes_what_is_idle_and_leaves_what_is_used(
     pool: ConnectionPool[Connection],
 ) -> None:
-    idle, used = pool.acquire(SOON), pool.acquire(SOON)
+    idle, used = pool.acquire(soon()), pool.acquire(soon())
     pool.release(idle, reusable=True)
     pool.close()
     assert (idle.is_closed, used.is_closed) == (True, False)

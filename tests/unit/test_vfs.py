@@ -574,6 +574,31 @@ def test_after_a_rename_of_a_large_file_failed_halfway_either_name_can_be_remove
     assert read_file(fs, f"/bucket/{left[0]}") == b"a" * (3 * MIB)
 
 
+def test_a_rename_over_a_file_that_failed_halfway_loses_nothing_when_a_name_is_removed(
+    mount: Mount, store: MemStore
+) -> None:
+    fs = mount(timeout_s=2.0)
+    write_file(fs, "/bucket/a", b"a" * (3 * MIB))
+    write_file(fs, "/bucket/b", b"old")
+    store.fail_next(Unavailable("bucket/a", "503"), "delete")
+    with pytest.raises(Unavailable):
+        fs.rename("/bucket/a", "/bucket/b")
+    fs.unlink("/bucket/a")
+    assert read_file(fs, "/bucket/b") in (b"old", b"a" * (3 * MIB))
+
+
+@pytest.mark.parametrize("ttl_s", [0.0, 1.0, 10.0, 60.0])
+def test_another_client_s_change_right_after_an_own_one_is_seen_after_the_ttl(
+    mount: Mount, store: MemStore, clock: FakeClock, ttl_s: float
+) -> None:
+    fs = mount(ttl_s=ttl_s)
+    write_file(fs, "/bucket/a", b"own")
+    clock.advance(0.2)
+    put_bytes(store, "bucket", "a", b"theirs")
+    clock.advance(ttl_s)
+    assert fs.lstat("/bucket/a").size == len(b"theirs")
+
+
 def test_modification_times_of_rclone_are_shown_once_known(fs: VfsFs, store: MemStore) -> None:
     put_bytes(store, "bucket", "empty", metadata={"mtime": "1234567890.123456789"})
     assert fs.lstat("/bucket/empty").mtime_ns == 1_234_567_890_123_456_789
