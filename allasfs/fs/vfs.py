@@ -123,8 +123,6 @@ class Vfs:
         self._in_kernel: LRUCache[Place, ObjectInfo] = LRUCache(REMEMBERED)
         # Unlinked open files by the path under which the kernel still asks for them; guarded.
         self._hidden: dict[str, OpenFile] = {}
-        # Names whose manifests share their segments, because a rename ended halfway; guarded.
-        self._twins: dict[Place, Place] = {}
         # Lines about data that could not be stored; guarded.
         self._lost: list[str] = []
         self._usage: tuple[float, AccountInfo] | None = None
@@ -419,10 +417,7 @@ class Vfs:
             return
         info = self._file(place)
         try:
-            if self._is_twin(place):
-                self._store.delete(place.bucket, info.key)
-            else:
-                large.delete(self._store, place.bucket, info)
+            large.delete(self._store, place.bucket, info)
         except NotFound:
             # It was gone already. After any other error the store may have it still.
             self._listings.removed(place.bucket, info)
@@ -430,14 +425,6 @@ class Vfs:
         self._listings.removed(place.bucket, info)
         self._orphaned(place)
         self._keep_directory(place.parent)
-
-    def _is_twin(self, place: Place) -> bool:
-        """Whether another name needs this one's segments; after its removal none does."""
-        with self._lock:
-            twin = self._twins.pop(place, None)
-            if twin is not None:
-                self._twins.pop(twin, None)
-        return twin is not None
 
     def hide(self, path: str, hidden: str) -> None:
         """Unlink an open file that the kernel wants to call ``hidden`` until it is closed."""
@@ -586,38 +573,35 @@ class Vfs:
             # Both may be manifests over the same segments.
             kept = set(large.segments_of(self._store, old.bucket, info))
             freed = [segment for segment in freed if segment not in kept]
+        before = large.share(self._store, old.bucket, info) if is_large else None
         stored = self._store.copy(old.bucket, info, (new.bucket, new.key), manifest=is_large)
         try:
             self._store.delete(old.bucket, old.key)
         except NotFound:
             log.info("%s/%s was removed by another client meanwhile", old.bucket, old.key)
         except FsError:
-            self._undo_copy(old, new, stored, replaced)
+            if self._undo_copy(new, stored, replaced) and before is not None:
+                large.unshare(self._store, old.bucket, info, before)
             raise
+        if before is not None:
+            stored = large.unshare(self._store, new.bucket, stored, before)
         self._attributes.remember(new.bucket, stored, self._attributes.given(old.bucket, info))
         self._listings.stored(new.bucket, stored)
         self._listings.removed(old.bucket, info)
         large.remove_segments(self._store, freed)
         return stored
 
-    def _undo_copy(
-        self, old: Place, new: Place, stored: ObjectInfo, replaced: ObjectInfo | None
-    ) -> None:
-        """The old name cannot be removed: take the new one back, unless it replaced a file.
-
-        Two manifests over the same segments are a danger: removing one empties the other.
-        """
+    def _undo_copy(self, new: Place, stored: ObjectInfo, replaced: ObjectInfo | None) -> bool:
+        """The old name cannot be removed: take the new one back, unless it replaced a file."""
         if replaced is None:
             try:
                 self._store.delete(new.bucket, new.key)
             except FsError as exc:
                 log.warning("%s/%s is a second name now: %s", new.bucket, new.key, exc)
             else:
-                return
-        if stored.kind is not Kind.PLAIN:
-            with self._lock:
-                self._twins |= {old: new, new: old}
+                return True
         self._listings.stored(new.bucket, stored)
+        return False
 
     def set_attributes(self, path: str, given: Given) -> None:
         """utimens, chmod, chown: kept as object metadata; with the upload while a file is open."""

@@ -11,14 +11,17 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from allasfs.errors import FsError, NotFound, NotSupported
-from allasfs.store.api import Kind, ObjectInfo, Segment, Store
+from allasfs.store.api import Kind, ObjectHead, ObjectInfo, Segment, Store
 
 log = logging.getLogger(__name__)
 
 SEGMENTS_SUFFIX = "_segments"
+LARGE = frozenset({Kind.SLO, Kind.DLO})
+# Metadata of an object whose segments another name may use.
+SHARED = "segments-shared"
 # Parts below this cost more in requests than they gain.
 SMALLEST_SEGMENT = 1024 * 1024
 
@@ -75,7 +78,7 @@ def segments_of(store: Store, bucket: str, info: ObjectInfo) -> list[Segment]:
     Raises NotSupported. Some clients leave out the slash at the end of a dynamic one's prefix,
     which then begins other objects' segments, too: only what is below it as a directory counts.
     """
-    if info.kind not in (Kind.SLO, Kind.DLO):
+    if info.kind not in LARGE:
         return []
     try:
         if info.kind is Kind.SLO:
@@ -93,13 +96,48 @@ def segments_of(store: Store, bucket: str, info: ObjectInfo) -> list[Segment]:
         return []
 
 
+def share(store: Store, bucket: str, info: ObjectInfo) -> ObjectHead:
+    """Mark a large object before its manifest is copied; return it as it was.
+
+    The copy carries the mark, too. While both names stand, and after a program that died between,
+    neither takes the segments with it when it is removed.
+    """
+    head = store.head(bucket, info.key)
+    store.post(bucket, head, {**head.metadata, SHARED: "yes"})
+    return head
+
+
+def unshare(store: Store, bucket: str, info: ObjectInfo, before: ObjectHead) -> ObjectInfo:
+    """Take the mark off the name that is left; return its version."""
+    try:
+        return store.post(bucket, replace(before, info=info), before.metadata)
+    except FsError as exc:
+        log.warning("%s/%s keeps its mark, and its segments for ever: %s", bucket, info.key, exc)
+        return info
+
+
+def _is_shared(store: Store, bucket: str, info: ObjectInfo) -> bool:
+    try:
+        is_shared = SHARED in store.head(bucket, info.key).metadata
+    except NotFound:
+        return False
+    if is_shared:
+        log.warning(
+            "the segments of %s/%s are left over: a rename ended halfway, and another name may "
+            "need them",
+            bucket,
+            info.key,
+        )
+    return is_shared
+
+
 def own_segments(store: Store, bucket: str, info: ObjectInfo | None) -> list[Segment]:
     """Return the segments to be removed after an object is replaced.
 
     Where the server does not tell them (RGW, of static large objects) they are left over, and the
     log says so.
     """
-    if info is None:
+    if info is None or info.kind not in LARGE or _is_shared(store, bucket, info):
         return []
     try:
         return segments_of(store, bucket, info)
@@ -120,10 +158,12 @@ def remove_segments(store: Store, segments: list[Segment]) -> None:
 
 def delete(store: Store, bucket: str, info: ObjectInfo) -> None:
     """Delete an object and, after it, its segments."""
-    try:
-        segments = segments_of(store, bucket, info)
-    except NotSupported:
-        store.delete_slo(bucket, info.key)
-        return
+    segments: list[Segment] = []
+    if info.kind in LARGE and not _is_shared(store, bucket, info):
+        try:
+            segments = segments_of(store, bucket, info)
+        except NotSupported:
+            store.delete_slo(bucket, info.key)
+            return
     store.delete(bucket, info.key)
     remove_segments(store, segments)

@@ -473,7 +473,8 @@ class SwiftStore:
         )
         report = self._understood(json.loads, self._send(request).body, subject)
         status = str(report.get("Response Status", ""))
-        if status.startswith("404"):
+        is_missing = report.get("Number Not Found") and not report.get("Number Deleted")
+        if is_missing or status.startswith("404"):
             raise NotFound(subject)
         if not status.startswith("200"):
             raise Unavailable(subject, f"deleting it with its segments: {status}")

@@ -627,6 +627,28 @@ def test_deleting_a_large_object_deletes_its_segments(
     assert [info.key for info in objects(store, bucket + "_segments")] == ["obj/10/not-of-it"]
 
 
+def test_a_static_large_object_can_be_deleted_with_segments_that_nobody_tells(
+    store: Store, bucket: str
+) -> None:
+    parts, _ = segments(store, 2, bucket + "_segments")
+    put_bytes(store, bucket + "_segments", "obj/10/not-of-it", b"1")
+    store.put_slo(bucket, "ä big", parts, content_type="text/plain")
+    store.delete_slo(bucket, "ä big")
+    assert objects(store, bucket) == []
+    assert [info.key for info in objects(store, bucket + "_segments")] == ["obj/10/not-of-it"]
+    with pytest.raises(NotFound):
+        store.delete_slo(bucket, "ä big")
+
+
+def test_deleting_what_is_no_static_large_object_as_one_deletes_nothing(
+    store: Store, bucket: str
+) -> None:
+    put_bytes(store, bucket, "plain", b"content")
+    with pytest.raises(OSError, match="plain"):
+        store.delete_slo(bucket, "plain")
+    assert get_bytes(store, bucket, "plain") == b"content"
+
+
 def test_a_planned_large_object_is_published_and_reads_back(store: Store, bucket: str) -> None:
     data = random.Random(1).randbytes(2 * SEGMENT + 10)
     layout = large.plan(store, bucket, "dir/ä big", len(data), SEGMENT)

@@ -94,7 +94,12 @@ def test_the_manifest_goes_before_its_segments() -> None:
     info = slo(store, "key")
     store.forget_calls()
     large.delete(store, "bucket", info)
-    assert [call.method for call in store.calls()] == ["slo_segments", "delete", "delete_many"]
+    assert [call.method for call in store.calls()] == [
+        "head",
+        "slo_segments",
+        "delete",
+        "delete_many",
+    ]
     assert store.keys("bucket_segments") == []
 
 

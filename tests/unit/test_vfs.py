@@ -575,8 +575,9 @@ def test_after_a_rename_of_a_large_file_failed_halfway_either_name_can_be_remove
 
 
 def test_a_rename_over_a_file_that_failed_halfway_loses_nothing_when_a_name_is_removed(
-    mount: Mount, store: MemStore
+    mount: Mount, store: MemStore, expected_logs: ExpectLog
 ) -> None:
+    expected_logs("the segments of bucket/a are left over")
     fs = mount(timeout_s=2.0)
     write_file(fs, "/bucket/a", b"a" * (3 * MIB))
     write_file(fs, "/bucket/b", b"old")
@@ -585,6 +586,30 @@ def test_a_rename_over_a_file_that_failed_halfway_loses_nothing_when_a_name_is_r
         fs.rename("/bucket/a", "/bucket/b")
     fs.unlink("/bucket/a")
     assert read_file(fs, "/bucket/b") in (b"old", b"a" * (3 * MIB))
+
+
+@pytest.mark.parametrize("then", ["overwrite", "rename away", "remount"])
+def test_names_that_share_segments_after_a_failed_rename_never_cost_each_other_their_bytes(
+    mount: Mount, store: MemStore, then: str, expected_logs: ExpectLog
+) -> None:
+    expected_logs("the segments of bucket/a are left over")
+    fs = mount(timeout_s=2.0)
+    write_file(fs, "/bucket/a", b"a" * (3 * MIB))
+    write_file(fs, "/bucket/b", b"old")
+    store.fail_next(Unavailable("bucket/a", "503"), "delete")
+    with pytest.raises(Unavailable):
+        fs.rename("/bucket/a", "/bucket/b")
+    left = "/bucket/b"
+    if then == "overwrite":
+        write_file(fs, "/bucket/a", b"new")
+    elif then == "rename away":
+        fs.rename("/bucket/b", "/bucket/c")
+        fs.unlink("/bucket/a")
+        left = "/bucket/c"
+    else:
+        fs = mount(timeout_s=2.0)
+        fs.unlink("/bucket/a")
+    assert read_file(fs, left) in (b"old", b"a" * (3 * MIB))
 
 
 @pytest.mark.parametrize("ttl_s", [0.0, 1.0, 10.0, 60.0])
