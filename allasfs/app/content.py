@@ -71,6 +71,8 @@ def _ask_once(store: SwiftStore, config: Config) -> None:
             store.head_container(config.bucket)
         else:
             store.account()
+        # Now, so that the first listing does not wait for it.
+        store.capabilities()
     except (NotFoundInStore, AccessDenied) as exc:
         if config.bucket:
             hint = "check its name, and whether your project may read it"

@@ -17,7 +17,7 @@ import time
 from bisect import bisect_right, insort
 from concurrent.futures import Executor
 
-from allasfs.deadline import Deadline, current, within
+from allasfs.deadline import Clock, Deadline, current, within
 from allasfs.errors import (
     BadHandle,
     Corrupt,
@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 _MD5 = re.compile(r"[0-9a-f]{32}")
 # Before a broken-off body is asked for again.
 RESUME_WAIT_S = 0.1
+# The kernel asks up to three times in a row for a page before it tells a program that it failed:
+# for its own reading ahead, with other pages, and alone. Only the first shall wait: a failure that
+# took longer than this is repeated for this long.
+REPEAT_S = 0.5
 
 _numbers = itertools.count()
 
@@ -53,6 +57,7 @@ class Reader:
         info: ObjectInfo,
         *,
         timeout_s: float,
+        clock: Clock = time.monotonic,
     ) -> None:
         self._store = store
         self._memory = memory
@@ -60,12 +65,15 @@ class Reader:
         self._bucket = bucket
         self.info = info
         self._timeout_s = timeout_s
+        self._clock = clock
         self._number = next(_numbers)
         # Leaf lock for the extents' index and the checksum.
         self._lock = threading.Lock()
         self._starts: list[int] = []  # guarded by _lock; of all known extents, in order
         self._in_flight: dict[int, Extent] = {}  # guarded by _lock
         self._ended: FsError | None = None  # guarded by _lock
+        # Until when a failure is repeated instead of waited for again; guarded by _lock.
+        self._silent_until = 0.0
         self._is_checked = info.kind is Kind.PLAIN and bool(_MD5.fullmatch(info.etag))
         self._md5 = hashlib.md5(usedforsecurity=False)  # guarded by _lock
         self._hashed = 0  # guarded by _lock
@@ -111,7 +119,15 @@ class Reader:
         pieces: list[bytes] = []
         for extent in extents:
             last = min(stop, extent.stop)
-            extent.wait(last, deadline, self.subject)
+            began = self._clock()
+            try:
+                extent.wait(last, deadline, self.subject)
+            except Unavailable:
+                now = self._clock()
+                if now - began > REPEAT_S:
+                    with self._lock:
+                        self._silent_until = now + REPEAT_S
+                raise
             pieces += extent.slices(offset, last)
             offset = last
         with self._lock:
@@ -127,10 +143,11 @@ class Reader:
         room = 0
         while True:
             with self._lock:
-                if self._ended:
+                refusal = self._refusal()
+                if refusal is not None:
                     if room:
                         self._memory.end(room)
-                    raise self._ended
+                    raise refusal
                 if not is_noted:
                     most = self._memory.share()
                     ahead = min(window.read(offset, stop - offset, most=most), self.info.size)
@@ -141,6 +158,12 @@ class Reader:
             # No room for a range that is needed now: wait for it outside the lock, and look again.
             self._memory.begin(short, deadline, self.subject)
             room = short
+
+    def _refusal(self) -> FsError | None:
+        """Return what is answered without asking the store (locked)."""
+        if self._ended is None and self._clock() < self._silent_until:
+            return Unavailable(self.subject, "the store gave no answer a moment ago")
+        return self._ended
 
     def _start(
         self, window: Window, offset: int, stop: int, ahead: int, room: int

@@ -132,7 +132,7 @@ def real_tree(top: Path) -> int:
     odd.mkdir()
     for number, name in enumerate(ODD_NAMES):
         (odd / name).write_bytes(pattern(number * 97, seed=number))
-    for number in range(500):
+    for number in range(700):
         directory = top / f"level {number % 7}" / ODD_NAMES[number % 3] / f"ä {number % 5}"
         directory.mkdir(parents=True, exist_ok=True)
         (directory / f"file {number}").write_bytes(pattern(number, seed=number))

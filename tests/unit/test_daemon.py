@@ -25,6 +25,8 @@ from allasfs.app.daemon import Background, harden, in_background
 from allasfs.errors import SpoolUnusable
 
 folder = Path(sys.argv[1])
+# A test runner in the background of a shell has SIGINT ignored, and its children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def write(name, content):
     (folder / (name + ".new")).write_text(content)

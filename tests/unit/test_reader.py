@@ -400,6 +400,29 @@ def test_a_reader_does_not_wait_longer_than_its_deadline(
     assert reader.read(Window(), 0, READ) == CONTENT[:READ]
 
 
+def test_a_failure_that_took_long_is_repeated_at_once_for_a_moment(
+    store: MemStore, pool: ThreadPoolExecutor, clock: FakeClock
+) -> None:
+    info = put_bytes(store, "b", "key", CONTENT[:MIB])
+    reader = Reader(store, Memory(MIB), pool, "b", info, timeout_s=30, clock=clock)
+
+    def silence(call: Call) -> None:
+        clock.advance(60)
+        raise TimedOut("b/key", "silence")
+
+    store.before = silence
+    with pytest.raises(TimedOut, match="silence"):
+        reader.read(Window(), 0, READ)
+    asked = len(store.calls())
+    store.before = lambda call: None
+    with pytest.raises(Unavailable, match="a moment ago"):
+        reader.read(Window(), 0, READ)
+    assert len(store.calls()) == asked
+    clock.advance(reader_module.REPEAT_S)
+    assert reader.read(Window(), 0, READ) == CONTENT[:READ]
+    reader.close()
+
+
 def test_one_operation_may_read_for_long_while_bytes_come(
     open_reader: OpenReader, store: MemStore, clock: FakeClock
 ) -> None:
