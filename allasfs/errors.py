@@ -124,12 +124,6 @@ class CrossDevice(Refused):
     code = errno.EXDEV
 
 
-class NoAttribute(Refused):
-    """No such extended attribute."""
-
-    code = errno.ENODATA
-
-
 class BadHandle(Refused):
     """The handle is closed, or not open for this access."""
 

@@ -15,6 +15,9 @@ from enum import Enum
 from typing import Protocol
 
 MD5_OF_NOTHING = hashlib.md5(b"", usedforsecurity=False).hexdigest()
+# Bodies are read in pieces of this size: large enough that Python's cost for each piece disappears
+# behind the copy, small enough that a reader does not wait for much more than it asked.
+PIECE_BYTES = 256 * 1024
 DIRECTORY_TYPE = "application/directory"
 # Directory markers that other clients write, beside our own (Allas facts: Cyberduck, Nextcloud).
 DIRECTORY_TYPES = frozenset({DIRECTORY_TYPE, "application/x-directory"})
@@ -164,7 +167,10 @@ class Body(Protocol):
         ...
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the bytes of the range; raise Unavailable when they end early."""
+        """Yield the bytes of the range in pieces of PIECE_BYTES, the last one shorter.
+
+        Raises Unavailable when they end early.
+        """
         ...
 
 

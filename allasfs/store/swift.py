@@ -41,6 +41,7 @@ from allasfs.errors import (
 )
 from allasfs.store import wire
 from allasfs.store.api import (
+    PIECE_BYTES,
     AccountInfo,
     Capabilities,
     ContainerInfo,
@@ -59,9 +60,6 @@ T = TypeVar("T")
 V = TypeVar("V")
 P = TypeVar("P", bound=Sized)
 
-# Bodies are read and sent in pieces of this size: large enough that Python's cost for each piece
-# disappears behind the copy, small enough that a reader does not wait for much more than it asked.
-CHUNK_BYTES = 256 * 1024
 # A host that does not answer a SYN within this is not there.
 CONNECT_TIMEOUT_S = 10.0
 # Waits between attempts double from the first to the last of these, with jitter, so that many
@@ -149,9 +147,9 @@ class SwiftBody:
         self._raw.drain_conn()
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield pieces of CHUNK_BYTES, the last one shorter; raise Unavailable at a short end."""
+        """Yield pieces of PIECE_BYTES, the last one shorter; raise Unavailable at a short end."""
         while self._left:
-            wanted = min(CHUNK_BYTES, self._left)
+            wanted = min(PIECE_BYTES, self._left)
             try:
                 chunk: bytes = self._raw.read(wanted)
             except _TRANSPORT_ERRORS as exc:

@@ -14,9 +14,7 @@ from cachetools import LRUCache
 
 from allasfs.deadline import Deadline
 from allasfs.errors import FsError, TimedOut
-
-# All pieces of an extent but its last have this size: SwiftStore's CHUNK_BYTES.
-PIECE_BYTES = 256 * 1024
+from allasfs.store.api import PIECE_BYTES
 
 
 class Extent:

@@ -46,8 +46,7 @@ class Uploader:
             )
         else:
             info = self._segmented(bucket, key, file, content_type, metadata)
-        if old:
-            large.remove_segments(self._store, old)
+        large.remove_segments(self._store, old)
         return info
 
     def _segmented(

@@ -17,9 +17,16 @@ from allasfs.errors import (
     Stale,
 )
 from allasfs.store import large
-from allasfs.store.api import DIRECTORY_TYPE, MD5_OF_NOTHING, Kind, ObjectInfo, Segment, Store
+from allasfs.store.api import (
+    DIRECTORY_TYPE,
+    MD5_OF_NOTHING,
+    PIECE_BYTES,
+    Kind,
+    ObjectInfo,
+    Segment,
+    Store,
+)
 from allasfs.store.swift import SwiftStore
-from allasfs.transfer.blocks import PIECE_BYTES
 from tests.fakes.memstore import Bytes, MemStore, get_bytes, md5_of, put_bytes
 
 # What a name may contain; the last two begin and end as directories do.

@@ -31,6 +31,7 @@ from allasfs.errors import (
 from allasfs.store.api import (
     DIRECTORY_TYPES,
     MD5_OF_NOTHING,
+    PIECE_BYTES,
     AccountInfo,
     Capabilities,
     ContainerInfo,
@@ -42,7 +43,6 @@ from allasfs.store.api import (
     Source,
     Store,
 )
-from allasfs.transfer.blocks import PIECE_BYTES
 
 SECOND_NS = 1_000_000_000
 

@@ -21,11 +21,10 @@ from allasfs.errors import AccessDenied, NotFound, QuotaExceeded, Stale, TimedOu
 from allasfs.fs.vfs import Vfs
 from allasfs.store import large
 from allasfs.store import swift as swift_module
-from allasfs.store.api import Kind, Segment
+from allasfs.store.api import PIECE_BYTES, Kind, Segment
 from allasfs.store.auth import load
 from allasfs.store.forms import Sources
 from allasfs.store.swift import SwiftStore
-from allasfs.transfer.blocks import PIECE_BYTES
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.fakes.memstore import Bytes, get_bytes, md5_of, put_bytes
 from tests.fakes.swift import swift_store

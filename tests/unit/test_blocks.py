@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from allasfs.deadline import Deadline
 from allasfs.errors import TimedOut, Unavailable
-from allasfs.transfer.blocks import PIECE_BYTES, Extent, Memory
+from allasfs.store.api import PIECE_BYTES
+from allasfs.transfer.blocks import Extent, Memory
 from tests.fakes.clock import FakeClock
 
 KIB = 1024

@@ -16,9 +16,9 @@ from allasfs import deadline
 from allasfs.config import KIB, MIB
 from allasfs.deadline import Deadline, within
 from allasfs.errors import BadHandle, Corrupt, FsError, Stale, TimedOut, Unavailable
-from allasfs.store.api import Kind, ObjectInfo
+from allasfs.store.api import PIECE_BYTES, Kind, ObjectInfo
 from allasfs.transfer import reader as reader_module
-from allasfs.transfer.blocks import PIECE_BYTES, Memory
+from allasfs.transfer.blocks import Memory
 from allasfs.transfer.readahead import KERNEL_READ, Window
 from allasfs.transfer.reader import Reader
 from tests.fakes.clock import FakeClock

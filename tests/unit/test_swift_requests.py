@@ -23,10 +23,9 @@ from allasfs.errors import (
     Unavailable,
 )
 from allasfs.store import swift as swift_module
-from allasfs.store.api import Capabilities, Kind
+from allasfs.store.api import PIECE_BYTES, Capabilities, Kind
 from allasfs.store.renewal import Endpoint
 from allasfs.store.swift import SwiftStore
-from allasfs.transfer.blocks import PIECE_BYTES
 from tests.fakes.httpserver import HANG_UP, ScriptedServer, answer
 from tests.fakes.memstore import get_bytes, md5_of, put_bytes
 
