@@ -72,6 +72,17 @@ def publish(
     return store.put_dlo(bucket, key, manifest, content_type=content_type, metadata=metadata)
 
 
+def published(store: Store, bucket: str, key: str, segments: list[Segment]) -> ObjectInfo | None:
+    """Return the object if it is a manifest over just these segments, else None."""
+    try:
+        info = store.head(bucket, key).info
+    except NotFound:
+        return None
+    wanted = {(segment.container, segment.key) for segment in segments}
+    found = {(segment.container, segment.key) for segment in segments_of(store, bucket, info)}
+    return info if found == wanted else None
+
+
 def segments_of(store: Store, bucket: str, info: ObjectInfo) -> list[Segment]:
     """Return the segments that a large object has for itself; of any other, none.
 

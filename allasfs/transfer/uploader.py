@@ -8,7 +8,7 @@ from concurrent.futures import Executor, wait
 
 from allasfs.config import Config
 from allasfs.deadline import current, within
-from allasfs.errors import AccessDenied, Exists, FileTooBig, FsError, NotFound
+from allasfs.errors import AccessDenied, Exists, FileTooBig, FsError, NotFound, Unavailable
 from allasfs.store import large
 from allasfs.store.api import ObjectInfo, Segment, Store
 from allasfs.transfer.spool import SpoolFile, SpoolPart
@@ -63,9 +63,10 @@ class Uploader:
         current(self._config.timeout_s).progress()
         failed = [error for job in jobs if (error := job.exception()) is not None]
         stored = [job.result() for job in jobs if job.exception() is None]
+        if failed:
+            large.remove_segments(self._store, stored)
+            raise failed[0]
         try:
-            if failed:
-                raise failed[0]
             return large.publish(
                 self._store,
                 bucket,
@@ -75,9 +76,29 @@ class Uploader:
                 content_type=content_type,
                 metadata=dict(metadata),
             )
+        except Unavailable as exc:
+            # The answer is lost, perhaps not the manifest.
+            info = self._published(bucket, key, stored, exc)
+            if info is not None:
+                return info
+            large.remove_segments(self._store, stored)
+            raise
         except FsError:
             large.remove_segments(self._store, stored)
             raise
+
+    def _published(
+        self, bucket: str, key: str, stored: list[Segment], error: Unavailable
+    ) -> ObjectInfo | None:
+        """Return the version whose manifest is over these segments, None when there is none.
+
+        Raises ``error`` when the store does not tell: then the segments stay.
+        """
+        try:
+            return large.published(self._store, bucket, key, stored)
+        except FsError as exc:
+            log.warning("segments of %s/%s may be left over: %s", bucket, key, exc)
+            raise error from exc
 
     def _send(self, layout: large.Plan, index: int, part: SpoolPart) -> Segment:
         with within(self._config.timeout_s):

@@ -134,6 +134,34 @@ def test_a_failed_manifest_leaves_nothing_behind(
         store.head("bucket", "key")
 
 
+def test_a_manifest_whose_answer_is_lost_keeps_its_segments(
+    store: MemStore, spool: Spool, uploader: Uploader
+) -> None:
+    def lose(call: Call) -> None:
+        if call.method in ("put_slo", "put_dlo"):
+            store.after = lambda call: None
+            raise Unavailable("bucket/key", "the connection broke")
+
+    store.after = lose
+    info = upload(uploader, file_of(spool, LARGE))
+    assert info.size == LARGE
+    assert len(get_bytes(store, "bucket", "key")) == LARGE
+
+
+def test_segments_stay_while_the_store_does_not_tell_of_their_manifest(
+    store: MemStore, spool: Spool, uploader: Uploader, expected_logs: Callable[[str], None]
+) -> None:
+    def fail(call: Call) -> None:
+        if call.method in ("put_slo", "put_dlo", "head"):
+            raise Unavailable("bucket/key", "503")
+
+    store.before = fail
+    expected_logs("may be left over")
+    with pytest.raises(Unavailable):
+        upload(uploader, file_of(spool, LARGE))
+    assert store.keys(SEGMENTS) != []
+
+
 def test_a_failed_put_keeps_the_old_object_and_its_segments(
     store: MemStore, spool: Spool, uploader: Uploader
 ) -> None:
