@@ -31,6 +31,10 @@ class Place:
         """The directory that holds this key."""
         return Place(self.bucket, self.key.rpartition("/")[0])
 
+    def holds(self, other: Place) -> bool:
+        """Whether the other place lies below this directory."""
+        return other.bucket == self.bucket and other.key.startswith(self.prefix) and other != self
+
     def child(self, name: str) -> Place:
         """The entry of this name in this directory."""
         return Place(self.bucket, self.prefix + name)

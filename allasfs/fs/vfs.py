@@ -6,37 +6,30 @@ What each call promises is in docs/SEMANTICS.md; the methods are in the order of
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent import futures
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cachetools import LRUCache
-
 from allasfs.config import Config
-from allasfs.deadline import current, within
+from allasfs.deadline import within
 from allasfs.errors import (
     BadArgument,
     BadHandle,
     Corrupt,
-    CrossDevice,
     DirectoryNotEmpty,
     Exists,
     FsError,
-    IsADirectory,
     NameTooLong,
     NotADirectory,
     NotFound,
     NotPermitted,
     ReadOnly,
     Stale,
-    TimedOut,
 )
 from allasfs.fs.attrs import (
     LONGEST_TARGET,
@@ -48,29 +41,18 @@ from allasfs.fs.attrs import (
     is_symlink,
 )
 from allasfs.fs.files import Files, Handle, OpenFile, Services
+from allasfs.fs.moves import Moves
 from allasfs.fs.names import Layout, Place, check_bucket, check_key
+from allasfs.fs.pages import Pages
+from allasfs.fs.tree import Tree
 from allasfs.store import large
-from allasfs.store.api import DIRECTORY_TYPE, AccountInfo, Kind, ObjectInfo, Segment, Store
+from allasfs.store.api import AccountInfo, Kind, ObjectInfo, Store
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.listings import Found, Listings
 from allasfs.transfer.spool import Spool
 from allasfs.transfer.uploader import Uploader
 
 log = logging.getLogger(__name__)
-
-# Versions remembered: of large objects whose size was asked for, and of pages in the kernel.
-REMEMBERED = 100_000
-
-
-class _Bytes:
-    """A body that is at hand."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)
-
-    def chunks(self) -> Iterator[bytes]:
-        return iter((self._data,) if self._data else ())
 
 
 @dataclass(frozen=True)
@@ -98,7 +80,6 @@ class Vfs:
             raise ValueError("a Vfs needs a spool_dir")
         self._store = store
         self._config = config
-        self._layout = Layout(config.bucket, config.prefix)
         self._clock = clock
         self._pool = ThreadPoolExecutor(config.connections, thread_name_prefix="transfer")
         self._files = Files()
@@ -115,12 +96,11 @@ class Vfs:
         )
         self._listings = self._services.listings
         self._attributes = self._services.attributes
+        self._tree = Tree(self._services, Layout(config.bucket, config.prefix))
+        self._pages = Pages()
+        self._moves = Moves(self._services, self._tree, self._files, self._pages, self._orphaned)
         # Leaf lock.
         self._lock = threading.Lock()
-        # Sizes of objects that listings cannot tell, by bucket and listed version; guarded.
-        self._resolved: LRUCache[tuple[str, ObjectInfo], Future[ObjectInfo]] = LRUCache(REMEMBERED)
-        # The version whose pages the kernel has; guarded.
-        self._in_kernel: LRUCache[Place, ObjectInfo] = LRUCache(REMEMBERED)
         # Unlinked open files by the path under which the kernel still asks for them; guarded.
         self._hidden: dict[str, OpenFile] = {}
         # Lines about data that could not be stored; guarded.
@@ -170,88 +150,22 @@ class Vfs:
             hidden = self._hidden.get(path)
         if hidden is not None:
             return hidden.attr
-        place = self._layout.place(path)
+        place = self._tree.place(path)
         file = self._files.at(place)
         if file is not None and file.is_dirty:
             return file.attr
-        if not place.key:
-            return self._bucket_attr(place)
-        found = self._find(place)
-        if found.is_dir:
-            return self._directory_attr(place)
-        if found.file is None:
-            raise NotFound(path)
-        return self._attributes.file(place.bucket, self._resolve(place.bucket, found.file))
-
-    def _bucket_attr(self, place: Place) -> Attr:
-        if not place.bucket:
-            return self._attributes.directory()
-        bucket = self._listings.bucket(place.bucket)
-        if bucket is None:
-            raise NotFound(place.bucket)
-        return self._attributes.directory(mtime_ns=bucket.mtime_ns)
-
-    def _directory_attr(self, place: Place) -> Attr:
-        marker = self._listings.cached_marker(place.bucket, place.prefix)
-        if marker is None:
-            return self._attributes.directory()
-        given = self._attributes.given(place.bucket, marker)
-        return self._attributes.directory(given, mtime_ns=marker.mtime_ns)
-
-    def _find(self, place: Place) -> Found:
-        """Return what is at a place in a bucket, mounted prefix included."""
-        if self._layout.is_root(place):
-            return Found(is_dir=True)
-        if self._listings.bucket(place.bucket) is None:
-            return Found()
-        return self._listings.find(place.bucket, place.key)
-
-    def _file(self, place: Place) -> ObjectInfo:
-        """Return the stored file of a place; raise NotFound, IsADirectory."""
-        if not place.key:
-            raise IsADirectory(str(place.bucket))
-        found = self._find(place)
-        if found.is_dir:
-            raise IsADirectory(place.key)
-        if found.file is None:
-            raise NotFound(place.key)
-        return self._resolve(place.bucket, found.file)
-
-    def _resolve(self, bucket: str, info: ObjectInfo) -> ObjectInfo:
-        """Return the version with its true size and kind: one HEAD per version, where needed."""
-        if info.kind is not Kind.UNKNOWN:
-            return info
-        deadline = current(self._config.timeout_s)
-        try:
-            return self._resolving(bucket, info).result(deadline.left())
-        except futures.TimeoutError as exc:
-            raise TimedOut(f"{bucket}/{info.key}", "its size was not told in time") from exc
-
-    def _resolving(self, bucket: str, info: ObjectInfo) -> Future[ObjectInfo]:
-        key = (bucket, info)
-        with self._lock:
-            future = self._resolved.get(key)
-            if future is None or (future.done() and future.exception() is not None):
-                future = self._pool.submit(self._ask, bucket, info.key)
-                self._resolved[key] = future
-            return future
-
-    def _ask(self, bucket: str, key: str) -> ObjectInfo:
-        with within(self._config.timeout_s):
-            head = self._store.head(bucket, key)
-        self._attributes.remember(bucket, head.info, given_by(head.metadata))
-        return head.info
+        return self._tree.attr(place)
 
     def listdir(self, path: str) -> list[str]:
         """Return the names in a directory, without ``.`` and ``..``; raise NotADirectory."""
-        place = self._layout.place(path)
+        place = self._tree.place(path)
         if not place.bucket:
             names = set(self._listings.buckets()) | set(self._config.extra_buckets)
             if self._config.show_segments:
                 return sorted(names)
             return sorted(n for n in names if not n.endswith(large.SEGMENTS_SUFFIX))
         if place.key:
-            found = self._find(place)
+            found = self._tree.find(place)
             if not found.is_dir:
                 raise NotADirectory(path) if found.file else NotFound(path)
         elif self._listings.bucket(place.bucket) is None:
@@ -260,7 +174,7 @@ class Vfs:
         for _, info in files:
             if info.kind is Kind.UNKNOWN:
                 # The program that lists will ask for the sizes next: ask for all at once.
-                self._resolving(place.bucket, info)
+                self._tree.resolving(place.bucket, info)
         listed = [name for name, _ in files]
         new = self._files.new_in(place)
         return [*dirs, *listed, *set(new).difference(listed)]
@@ -280,11 +194,11 @@ class Vfs:
     def create(self, path: str, flags: int, mode: int | None = None) -> tuple[int, Handle]:
         """Make a file and open it (O_CREAT); raise Exists with O_EXCL, NotPermitted at the root."""
         self._may_change(path)
-        place = self._layout.place(path)
+        place = self._tree.place(path)
         if not place.key:
             raise NotPermitted(path, "files live in buckets: make one with mkdir and write there")
         check_key(place.key, self._store.capabilities())
-        if self._files.at(place) is not None or self._find(place) != Found():
+        if self._files.at(place) is not None or self._tree.find(place) != Found():
             if flags & os.O_EXCL:
                 raise Exists(path)
             return self.open(path, flags)
@@ -295,29 +209,21 @@ class Vfs:
         """Open an existing file and pin its version; raise NotFound, IsADirectory, ReadOnly."""
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             self._may_change(path)
-        place = self._layout.place(path)
+        place = self._tree.place(path)
         file = self._files.at(place)
         if file is None or not file.is_dirty:
-            file = OpenFile(self._services, place, self._file(place))
+            file = OpenFile(self._services, place, self._tree.file(place))
         fh, handle = self._files.add(file, flags)
-        handle.keep_cache = self._pages_are_of(handle.file)
+        if handle.file.info is not None and not handle.file.is_dirty:
+            handle.keep_cache = self._pages.opened(place, handle.file.info)
         if flags & os.O_TRUNC and handle.may_write:
-            self._forget_pages(place)
+            self._pages.forget(place)
             try:
                 handle.file.truncate(0)
             except FsError:
                 self.release(fh)
                 raise
         return fh, handle
-
-    def _pages_are_of(self, file: OpenFile) -> bool:
-        """Whether the kernel's pages belong to the version that is opened; from now on they do."""
-        if file.info is None or file.is_dirty:
-            return False
-        with self._lock:
-            known = self._in_kernel.get(file.place)
-            self._in_kernel[file.place] = file.info
-        return known is not None and known.same_version(file.info)
 
     def read(self, fh: int, offset: int, length: int) -> bytes:
         """Return ``length`` bytes, fewer only at the end; raise BadHandle, Stale, Unavailable."""
@@ -328,17 +234,12 @@ class Vfs:
             return handle.file.read(handle.window, offset, length)
         except Corrupt:
             # What was read before is wrong somewhere, and in the kernel's pages.
-            self._forget_pages(handle.file.place)
+            self._pages.forget(handle.file.place)
             raise
         except Stale:
             # Whoever opens it again shall find what is there now, not wait for the TTL.
             self._listings.outdated(handle.file.place.bucket, handle.file.place.key)
             raise
-
-    def _forget_pages(self, place: Place) -> None:
-        """The kernel's pages are no stored version's: the next open drops them."""
-        with self._lock:
-            self._in_kernel.pop(place, None)
 
     def write(self, fh: int, offset: int, data: bytes) -> int:
         """Write all of ``data`` to the spool; raise BadHandle, NoSpace, FileTooBig."""
@@ -346,7 +247,7 @@ class Vfs:
         if not handle.may_write:
             raise BadHandle(str(handle.file.place.key), "not open for writing")
         if not handle.file.is_dirty:
-            self._forget_pages(handle.file.place)
+            self._pages.forget(handle.file.place)
         return handle.file.write(offset, data, append=bool(handle.flags & os.O_APPEND))
 
     def truncate(self, path: str, size: int, fh: int | None = None) -> None:
@@ -358,12 +259,12 @@ class Vfs:
             handle = self._files.handle(fh)
             if not handle.may_write:
                 raise BadArgument(path, "not open for writing")
-            self._forget_pages(handle.file.place)
+            self._pages.forget(handle.file.place)
             handle.file.truncate(size)
             return
         fh, handle = self.open(path, os.O_WRONLY)
         try:
-            self._forget_pages(handle.file.place)
+            self._pages.forget(handle.file.place)
             handle.file.truncate(size)
             self.flush(fh)
         finally:
@@ -378,8 +279,7 @@ class Vfs:
             return
         file.flush()
         if file.info is not None and not file.is_orphan:
-            with self._lock:
-                self._in_kernel[file.place] = file.info
+            self._pages.stored(file.place, file.info)
 
     fsync = flush
 
@@ -391,7 +291,7 @@ class Vfs:
 
     def give_back(self, fh: int) -> None:
         """Close a handle that no program gets: the kernel's pages are still of another version."""
-        self._forget_pages(self._files.handle(fh).file.place)
+        self._pages.forget(self._files.handle(fh).file.place)
         self.release(fh)
 
     def _closed(self, file: OpenFile) -> None:
@@ -410,12 +310,12 @@ class Vfs:
             if self._hidden.pop(path, None) is not None:
                 return
         self._may_change(path)
-        place = self._layout.place(path)
+        place = self._tree.place(path)
         file = self._files.at(place)
         if file is not None and file.is_new:
             self._orphaned(place)
             return
-        info = self._file(place)
+        info = self._tree.file(place)
         try:
             large.delete(self._store, place.bucket, info)
         except NotFound:
@@ -424,11 +324,11 @@ class Vfs:
             raise
         self._listings.removed(place.bucket, info)
         self._orphaned(place)
-        self._keep_directory(place.parent)
+        self._tree.keep_directory(place.parent)
 
     def hide(self, path: str, hidden: str) -> None:
         """Unlink an open file that the kernel wants to call ``hidden`` until it is closed."""
-        file = self._files.at(self._layout.place(path))
+        file = self._files.at(self._tree.place(path))
         self.unlink(path)
         if file is not None:
             with self._lock:
@@ -438,39 +338,12 @@ class Vfs:
         file = self._files.forget(place)
         if file is not None:
             file.orphan()
-        self._forget_pages(place)
-
-    def _keep_directory(self, place: Place) -> None:
-        """Store a marker in a directory that lost its last entry: it stays until rmdir."""
-        if self._layout.is_root(place) or not place.key:
-            return
-        if self._listings.is_empty(place.bucket, place.prefix) and not self._listings.markers(
-            place.bucket, place.prefix
-        ):
-            self._put_marker(place)
-
-    def _put_marker(self, place: Place, given: Given = Given()) -> None:  # noqa: B008 - frozen
-        given = Given(mtime_ns=self._services.clock_ns()).changed(given)
-        self._put_small(place.bucket, place.prefix, b"", DIRECTORY_TYPE, given)
-
-    def _put_small(
-        self, bucket: str, key: str, data: bytes, content_type: str, given: Given
-    ) -> None:
-        info = self._store.put(
-            bucket,
-            key,
-            _Bytes(data),
-            md5=hashlib.md5(data, usedforsecurity=False).hexdigest(),
-            content_type=content_type,
-            metadata=given.metadata(),
-        )
-        self._attributes.remember(bucket, info, given)
-        self._listings.stored(bucket, info)
+        self._pages.forget(place)
 
     def mkdir(self, path: str, mode: int | None = None) -> None:
         """Make a directory, at the root a bucket; raise Exists, BadName, NameTooLong."""
         self._may_change(path)
-        place = self._layout.place(path)
+        place = self._tree.place(path)
         limits = self._store.capabilities()
         if not place.key:
             check_bucket(place.bucket, limits)
@@ -480,29 +353,31 @@ class Vfs:
             self._listings.bucket_created(place.bucket)
             return
         check_key(place.prefix, limits)
-        if self._files.at(place) is not None or self._find(place) != Found():
+        if self._files.at(place) is not None or self._tree.find(place) != Found():
             raise Exists(path)
-        self._put_marker(place, Given(mode=None if mode == self._attributes.dir_mode else mode))
+        self._tree.put_marker(
+            place, Given(mode=None if mode == self._attributes.dir_mode else mode)
+        )
 
     def symlink(self, path: str, target: str) -> None:
         """Make a symbolic link: an object of its own type whose content is the target."""
         self._may_change(path)
-        place = self._layout.place(path)
+        place = self._tree.place(path)
         if not place.key:
             raise NotPermitted(path, "links live in buckets")
         check_key(place.key, self._store.capabilities())
-        if self._files.at(place) is not None or self._find(place) != Found():
+        if self._files.at(place) is not None or self._tree.find(place) != Found():
             raise Exists(path)
         content = os.fsencode(target)
         if not 0 < len(content) <= LONGEST_TARGET:
             raise NameTooLong(path)
         given = Given(mtime_ns=self._services.clock_ns())
-        self._put_small(place.bucket, place.key, content, SYMLINK_TYPE, given)
+        self._tree.put_small(place.bucket, place.key, content, SYMLINK_TYPE, given)
 
     def readlink(self, path: str) -> str:
         """Return the target of a symbolic link; raise BadArgument for anything else."""
-        place = self._layout.place(path)
-        info = self._file(place)
+        place = self._tree.place(path)
+        info = self._tree.file(place)
         if not is_symlink(info):
             raise BadArgument(path, "not a symbolic link")
         with self._store.get(place.bucket, info.key, etag=info.etag) as body:
@@ -511,14 +386,14 @@ class Vfs:
     def rmdir(self, path: str) -> None:
         """Remove an empty directory or bucket; raise DirectoryNotEmpty, NotADirectory."""
         self._may_change(path)
-        place = self._layout.place(path)
+        place = self._tree.place(path)
         if not place.key:
             if self._listings.bucket(place.bucket) is None:
                 raise NotFound(path)
             self._store.delete_container(place.bucket)
             self._listings.bucket_removed(place.bucket)
             return
-        found = self._find(place)
+        found = self._tree.find(place)
         if not found.is_dir:
             raise NotADirectory(path) if found.file else NotFound(path)
         is_empty = self._listings.is_empty(place.bucket, place.prefix)
@@ -528,109 +403,39 @@ class Vfs:
             self._store.delete(place.bucket, marker.key)
             self._listings.removed(place.bucket, marker)
         self._listings.directory_removed(place.bucket, place.prefix)
-        self._keep_directory(place.parent)
+        self._tree.keep_directory(place.parent)
 
     def rename(self, path: str, target: str) -> None:
         """Give a file another name, by a copy on the server; raise CrossDevice for directories."""
         self._may_change(path)
-        old, new = self._layout.place(path), self._layout.place(target)
-        if not old.key:
-            raise CrossDevice(path, "a bucket cannot be renamed: copy it")
-        if not new.key:
-            raise NotPermitted(target, "files live in buckets")
-        if old == new:
-            return
-        check_key(new.key, self._store.capabilities())
-        file = self._files.at(old)
-        if file is not None:
-            file.flush()
-        elif self._find(old).is_dir:
-            raise CrossDevice(path, "directories are copied, not renamed")
-        info = self._file(old)
-        replaced = self._find(new)
-        if replaced.is_dir:
-            raise IsADirectory(target)
-        stored = self._moved(old, info, new, replaced.file)
-        if self._files.at(new) is not None:
-            self._orphaned(new)
-        moved = self._files.move(old, new)
-        if moved is not None:
-            moved.moved(new, stored)
-        self._forget_pages(old)
-        self._forget_pages(new)
-        self._keep_directory(old.parent)
-
-    def _moved(
-        self, old: Place, info: ObjectInfo, new: Place, replaced: ObjectInfo | None
-    ) -> ObjectInfo:
-        """Copy a file on the server and remove the old name; a large one keeps its segments."""
-        is_large = info.kind is not Kind.PLAIN
-        freed: list[Segment] = []
-        if replaced is not None:
-            replaced = self._resolve(new.bucket, replaced)
-            freed = large.own_segments(self._store, new.bucket, replaced)
-        if freed and is_large:
-            # Both may be manifests over the same segments.
-            kept = set(large.segments_of(self._store, old.bucket, info))
-            freed = [segment for segment in freed if segment not in kept]
-        before = large.share(self._store, old.bucket, info) if is_large else None
-        stored = self._store.copy(old.bucket, info, (new.bucket, new.key), manifest=is_large)
-        try:
-            self._store.delete(old.bucket, old.key)
-        except NotFound:
-            log.info("%s/%s was removed by another client meanwhile", old.bucket, old.key)
-        except FsError:
-            if self._undo_copy(new, stored, replaced) and before is not None:
-                large.unshare(self._store, old.bucket, info, before)
-            raise
-        if before is not None:
-            stored = large.unshare(self._store, new.bucket, stored, before)
-        self._attributes.remember(new.bucket, stored, self._attributes.given(old.bucket, info))
-        self._listings.stored(new.bucket, stored)
-        self._listings.removed(old.bucket, info)
-        large.remove_segments(self._store, freed)
-        return stored
-
-    def _undo_copy(self, new: Place, stored: ObjectInfo, replaced: ObjectInfo | None) -> bool:
-        """The old name cannot be removed: take the new one back, unless it replaced a file."""
-        if replaced is None:
-            try:
-                self._store.delete(new.bucket, new.key)
-            except FsError as exc:
-                log.warning("%s/%s is a second name now: %s", new.bucket, new.key, exc)
-            else:
-                return True
-        self._listings.stored(new.bucket, stored)
-        return False
+        self._moves.rename(path, target)
 
     def set_attributes(self, path: str, given: Given) -> None:
         """utimens, chmod, chown: kept as object metadata; with the upload while a file is open."""
         self._may_change(path)
         with self._lock:
             hidden = self._hidden.get(path)
-        place = self._layout.place(path)
+        place = self._tree.place(path)
         file = hidden or self._files.at(place)
         if file is not None and (file.is_dirty or file.is_orphan):
             file.give(given)
             return
-        if not place.key or self._layout.is_root(place):
+        if not place.key or self._tree.layout.is_root(place):
             raise NotPermitted(path, "the store does not keep attributes of buckets")
-        if self._find(place).is_dir:
+        if self._tree.find(place).is_dir:
             self._give_directory(place, given)
             return
-        info = self._posted(place.bucket, self._file(place).key, given)
+        info = self._posted(place.bucket, self._tree.file(place).key, given)
         if file is not None:
             file.moved(place, info)
-        with self._lock:
-            if place in self._in_kernel:
-                self._in_kernel[place] = info
+        self._pages.changed(place, info)
 
     def _give_directory(self, place: Place, given: Given) -> None:
         markers = self._listings.markers(place.bucket, place.prefix)
         if any(marker.key == place.prefix for marker in markers):
             self._posted(place.bucket, place.prefix, given)
         else:
-            self._put_marker(place, given)
+            self._tree.put_marker(place, given)
 
     def _posted(self, bucket: str, key: str, given: Given) -> ObjectInfo:
         """Store attributes with the object's other metadata; return its version as it is then."""

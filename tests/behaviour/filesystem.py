@@ -206,7 +206,7 @@ class VfsFs:
         whole = self._walk(path)
         if self.vfs.getattr(whole).is_dir:
             raise IsADirectory(whole)
-        file = self.vfs._files.at(self.vfs._layout.place(whole))
+        file = self.vfs._files.at(self.vfs._tree.place(whole))
         if file is not None and file.handles:
             # libfuse's way with open files.
             self.vfs.hide(whole, posixpath.join(posixpath.dirname(whole), ".fuse_hidden"))
