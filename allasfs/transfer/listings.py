@@ -13,7 +13,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from cachetools import LRUCache
@@ -35,6 +37,8 @@ SETTLE_S = 30.0
 # Versions of a name that are remembered meanwhile.
 VERSIONS = 16
 LONGEST_COMPONENT = 255
+# Added to the name of an object beside which there is a directory of the same name.
+SHADOWED = "~object"
 # How long to wait for another thread's listing before looking again.
 WAIT_S = 1.0
 
@@ -55,6 +59,42 @@ class Directory:
 
     def __len__(self) -> int:
         return 1 + len(self.files) + len(self.dirs)
+
+    def shown(self, name: str) -> str:
+        """Return the name under which the object ``name`` of this directory is shown."""
+        return name + SHADOWED if name in self.dirs else name
+
+    def listed(self, name: str) -> ObjectInfo | None:
+        """Return the object ``name``, under whatever name it is shown."""
+        info = self.files.get(self.shown(name))
+        return info if info is not None and _split(info.key)[1] == name else None
+
+    def add_dir(self, name: str) -> None:
+        """Enter a directory; an object of its name steps aside."""
+        if name in self.dirs:
+            return
+        self.dirs.add(name)
+        info = self.files.pop(name, None)
+        if info is not None:
+            self.set_aside(name, info)
+
+    def set_aside(self, name: str, info: ObjectInfo) -> None:
+        """Show an object beside the directory of the same name, if no other has that name."""
+        shown = self.shown(name)
+        there = self.files.get(shown)
+        is_taken = shown in self.dirs or (there is not None and there.key != info.key)
+        if is_taken or not _is_shown(shown):
+            self.hidden += 1
+        else:
+            self.files[shown] = info
+
+    def remove_dir(self, name: str) -> None:
+        """Take a directory out; an object of its name has the name for itself again."""
+        beside = self.listed(name)
+        if name in self.dirs and beside is not None:
+            del self.files[self.shown(name)]
+            self.files[name] = beside
+        self.dirs.discard(name)
 
 
 @dataclass(frozen=True)
@@ -103,8 +143,10 @@ class Listings:
             CACHED_NAMES, getsizeof=lambda directory: min(len(directory), CACHED_NAMES)
         )
         self._fetching: set[tuple[str, str]] = set()
-        # Own changes by bucket and key.
-        self._edits: dict[str, dict[str, _Edit]] = {}
+        # When the listings that are on their way were requested.
+        self._requested: list[float] = []
+        # Own changes by bucket and key, in the order in which they were made.
+        self._edits: dict[str, OrderedDict[str, _Edit]] = {}
         self._buckets: dict[str, ContainerInfo] = {}
         self._buckets_born: float | None = None
         # Buckets that no listing shows: shared ones (found by name), and names that are not there.
@@ -255,10 +297,46 @@ class Listings:
         with self._lock:
             return self._fresh(bucket, prefix)
 
+    def subtree(self, bucket: str, prefix: str) -> list[ObjectInfo]:
+        """Return every object below a prefix as the store has them now, shown or not."""
+        with self._requesting() as born:
+            pages = self._store.listing(bucket, prefix=prefix)
+            found = {info.key: info for page in pages for info in page.objects}
+            with self._lock:
+                recent = self._settling(bucket, born)
+            for key, edit in recent.items():
+                listed = found.get(key)
+                if not key.startswith(prefix):
+                    continue
+                if listed is None:
+                    if edit.stored is not None and self._is_there(bucket, key, edit):
+                        found[key] = edit.stored
+                elif edit.outweighs(listed, born):
+                    if edit.stored is None:
+                        del found[key]
+                    else:
+                        found[key] = edit.stored
+        return list(found.values())
+
     # -- fetching ---------------------------------------------------------------------------------
 
+    @contextmanager
+    def _requesting(self) -> Iterator[float]:
+        """Note when a listing is requested: changes from then on must be known when it is here."""
+        with self._lock:
+            born = self._clock()
+            self._requested.append(born)
+        try:
+            yield born
+        finally:
+            with self._lock:
+                self._requested.remove(born)
+
     def _fetch(self, bucket: str, prefix: str) -> Directory:
-        born = self._clock()
+        with self._requesting() as born:
+            return self._fetch_at(born, bucket, prefix)
+
+    def _fetch_at(self, born: float, bucket: str, prefix: str) -> Directory:
         with self._lock:
             known = self._buckets.get(bucket)
         is_large = known is not None and (known.count or 0) > FLAT_OBJECTS
@@ -320,12 +398,19 @@ class Listings:
                 continue
             if _shows(found, prefix, key, is_flat=is_flat):
                 continue
-            try:
-                self._store.head(bucket, key)
-            except NotFound:
-                with self._lock:
-                    if self._edits.get(bucket, {}).get(key) is edit:
-                        del self._edits[bucket][key]
+            self._is_there(bucket, key, edit)
+
+    def _is_there(self, bucket: str, key: str, edit: _Edit) -> bool:
+        """Whether the store has an own new object; forget the change if it has not."""
+        try:
+            self._store.head(bucket, key)
+        except NotFound:
+            with self._lock:
+                edits = self._edits.get(bucket)
+                if edits is not None and edits.get(key) is edit:
+                    del edits[key]
+            return False
+        return True
 
     # -- own changes ------------------------------------------------------------------------------
 
@@ -344,12 +429,29 @@ class Listings:
             parent, name = _split(prefix)
             directory = self._dirs.get((bucket, parent))
             if directory is not None:
-                directory.dirs.discard(name)
+                directory.remove_dir(name)
+
+    def subtree_removed(self, bucket: str, prefix: str) -> None:
+        """Take out a directory that this mount removed, with all below it."""
+        with self._lock:
+            self._drop_below(bucket, prefix)
+        self.directory_removed(bucket, prefix)
+
+    def subtree_outdated(self, bucket: str, prefix: str) -> None:
+        """What is below a prefix is not known any more: let the next look ask the store."""
+        with self._lock:
+            self._drop_below(bucket, prefix)
+            self._dirs.pop((bucket, _split(prefix)[0]), None)
+
+    def _drop_below(self, bucket: str, prefix: str) -> None:
+        for key in [key for key in self._dirs if key[0] == bucket and key[1].startswith(prefix)]:
+            del self._dirs[key]
 
     def outdated(self, bucket: str, key: str) -> None:
         """The version that is listed under this name is gone: let the next look ask the store."""
         with self._lock:
-            self._edits.get(bucket, {}).pop(key, None)
+            if bucket in self._edits:
+                self._edits[bucket].pop(key, None)
             self._dirs.pop((bucket, _split(key)[0]), None)
 
     def invalidate(self) -> None:
@@ -366,25 +468,32 @@ class Listings:
 
     def _edit(self, bucket: str, key: str, edit: _Edit) -> None:
         with self._lock:
-            recent = self._settling(bucket, edit.at)
-            older = self._versions(bucket, key, recent.get(key))
-            edit = replace(edit, older=older[-VERSIONS:])
-            recent[key] = edit
-            self._edits[bucket] = recent
+            edits: OrderedDict[str, _Edit] = self._edits.setdefault(bucket, OrderedDict())
+            self._forget_settled(edits, edit.at)
+            older = self._versions(bucket, key, edits.pop(key, None))
+            edits[key] = edit = replace(edit, older=older[-VERSIONS:])
             self._apply(bucket, key, edit, edit.at)
+
+    def _forget_settled(self, edits: OrderedDict[str, _Edit], now: float) -> None:
+        """Drop the changes that every listing to come knows (locked)."""
+        known_to_all = min([now, *self._requested]) - SETTLE_S
+        while edits and next(iter(edits.values())).at <= known_to_all:
+            edits.popitem(last=False)
 
     def _versions(self, bucket: str, key: str, before: _Edit | None) -> tuple[ObjectInfo, ...]:
         """Return the versions of a name that a change now makes old (locked)."""
         prefix, name = _split(key)
         directory = self._dirs.get((bucket, prefix))
-        listed = directory.files.get(name) if directory is not None else None
+        listed = directory.listed(name) if directory is not None else None
         older = before.older if before is not None else ()
         latest = (before.stored if before is not None else None, listed)
         return older + tuple(version for version in latest if version is not None)
 
     def _settling(self, bucket: str, born: float) -> dict[str, _Edit]:
         """Return the own changes that a listing requested at ``born`` may not know (locked)."""
-        edits = self._edits.get(bucket, {})
+        edits = self._edits.get(bucket)
+        if not edits:
+            return {}
         return {key: edit for key, edit in edits.items() if edit.at > born - SETTLE_S}
 
     def _apply(self, bucket: str, key: str, edit: _Edit, born: float) -> None:
@@ -399,10 +508,10 @@ class Listings:
         directory = self._dirs.get((bucket, prefix))
         if directory is not None and not key.endswith("/"):
             directory.typed.pop(name, None)
-        listed = directory.files.get(name) if directory is not None else None
+        listed = directory.listed(name) if directory is not None else None
         # A different version was stored by somebody else after the removal.
         if directory is not None and listed is not None and edit.outweighs(listed, born):
-            del directory.files[name]
+            del directory.files[directory.shown(name)]
 
     def _apply_stored(self, bucket: str, info: ObjectInfo, edit: _Edit, born: float) -> None:
         prefix, name = _split(info.key)
@@ -416,12 +525,16 @@ class Listings:
                 directory.marker = info
             return
         directory = self._dirs.get((bucket, prefix))
-        if directory is None or name in directory.dirs:
+        if directory is None:
             return
-        listed = directory.files.get(name)
-        if listed is None or edit.outweighs(listed, born):
+        listed = directory.listed(name)
+        if listed is not None and not edit.outweighs(listed, born):
+            return
+        if name in directory.dirs:
+            directory.set_aside(name, info)
+        else:
             directory.files[name] = info
-            self._dirs[bucket, prefix] = directory
+        self._dirs[bucket, prefix] = directory
 
     def _make_way(self, bucket: str, prefix: str) -> None:
         """Enter a directory and those above it where their parent is cached (locked)."""
@@ -432,8 +545,7 @@ class Listings:
         above = self._dirs.get((bucket, parent))
         if above is None or name in above.dirs:
             return
-        above.dirs.add(name)
-        above.files.pop(name, None)
+        above.add_dir(name)
         self._dirs[bucket, prefix] = Directory(above.born)
 
 
@@ -499,7 +611,6 @@ def _shows(found: dict[str, Directory], prefix: str, key: str, *, is_flat: bool)
 
 
 def _shadow(directory: Directory) -> None:
-    """Where a file and a directory have one name, the directory is shown."""
+    """Where a file and a directory have one name, the directory has it."""
     for name in directory.dirs & directory.files.keys():
-        del directory.files[name]
-        directory.hidden += 1
+        directory.set_aside(name, directory.files.pop(name))

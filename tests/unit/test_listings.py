@@ -553,15 +553,48 @@ def test_a_stored_marker_makes_a_directory_at_once(store: MemStore, listings: Li
 # -- names that cannot be shown -------------------------------------------------------------------
 
 
-def test_a_directory_hides_the_file_of_its_name_and_says_so(
-    store: MemStore, listings: Listings, expected_logs: Callable[[str], None]
+def test_an_object_beside_a_directory_of_its_name_is_shown_under_another(
+    store: MemStore, listings: Listings
+) -> None:
+    object_ = put_bytes(store, "bucket", "a", b"1")
+    put_bytes(store, "bucket", "a/b", b"1")
+    assert names(listings) == ["a/", "a~object"]
+    assert names(listings, "a/") == ["b"]
+    assert listings.find("bucket", "a") == Found(is_dir=True)
+    found = listings.find("bucket", "a~object").file
+    assert found is not None
+    assert found.key == "a"
+    assert found.same_version(object_)
+
+
+@pytest.mark.parametrize("there", ["a~object", "a~object/c"])
+def test_an_object_whose_other_name_is_taken_is_not_shown_and_the_log_says_so(
+    store: MemStore, listings: Listings, expected_logs: Callable[[str], None], there: str
 ) -> None:
     put_bytes(store, "bucket", "a", b"1")
     put_bytes(store, "bucket", "a/b", b"1")
+    put_bytes(store, "bucket", there, b"2")
     expected_logs("bucket/: 1 objects are not shown")
+    shown = listings.find("bucket", "a~object")
+    assert shown.is_dir == (there != "a~object")
+    assert shown.file is None or shown.file.key == "a~object"
+
+
+def test_changes_of_an_object_beside_a_directory_are_entered(
+    store: MemStore, listings: Listings
+) -> None:
+    put_bytes(store, "bucket", "a", b"1")
+    put_bytes(store, "bucket", "a/b", b"1")
+    names(listings)
+    changed = put_bytes(store, "bucket", "a", b"changed")
+    listings.stored("bucket", changed)
+    assert listings.find("bucket", "a~object").file == changed
+    listings.removed("bucket", changed)
     assert names(listings) == ["a/"]
-    assert names(listings, "a/") == ["b"]
-    assert listings.find("bucket", "a") == Found(is_dir=True)
+    listings.stored("bucket", changed)
+    listings.directory_removed("bucket", "a/")
+    assert names(listings) == ["a"]
+    assert listings.find("bucket", "a").file == changed
 
 
 @pytest.mark.parametrize(
@@ -616,7 +649,7 @@ def test_own_objects_make_their_way_although_a_file_has_a_directory_s_name(
     put_bytes(store, "bucket", "a", b"1")
     assert names(listings) == ["a"]
     listings.stored("bucket", put_bytes(store, "bucket", "a/b", b"1"))
-    assert names(listings) == ["a/"]
+    assert names(listings) == ["a/", "a~object"]
     assert names(listings, "a/") == ["b"]
 
 
