@@ -164,6 +164,9 @@ class FuseOps:
             self._told.pop(new, None)
             if told is not None:
                 self._told[new] = told
+                if told[1].is_dir:
+                    for path in [path for path in self._told if path.startswith(f"{old}/")]:
+                        self._told[new + path[len(old) :]] = self._told.pop(path)
 
     def utimens(self, path: str, times: tuple[int, int] | None = None) -> None:
         """Give a modification time; access times are not kept."""

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 # What a changed object's untouched parts are fetched by.
 FILL_BYTES = MIB
+# Up to this much of an open file is fetched before its name is removed, so that its handles can
+# read on. More would take longer than rm may.
+HELD_BYTES = 64 * MIB
 # 1000 segments of 5 GiB: no store takes more.
 LARGEST_FILE = 1000 * 5 * 1024 * MIB
 DEFAULT_TYPE = "application/octet-stream"
@@ -206,15 +209,12 @@ class OpenFile:
     def _upload(self) -> None:
         services, place = self._services, self.place
         spool = self._open_spool()
-        window = Window()
-        for start, end in spool.present.missing(0, spool.size):
-            for first in range(start, end, FILL_BYTES):
-                last = min(first + FILL_BYTES, end)
-                spool.fill(first, self._stored(window, first, last))
+        self._fill(spool)
         metadata, content_type = self._inherited()
         info = services.uploader.upload(
             place.bucket,
-            place.key,
+            # A file beside a directory of its name has a place of another name.
+            place.key if self.info is None else self.info.key,
             spool,
             content_type=content_type,
             metadata={**metadata, **self._given.metadata()},
@@ -225,6 +225,14 @@ class OpenFile:
         self._drop_reader()
         services.attributes.remember(place.bucket, info, self._given)
         services.listings.stored(place.bucket, info)
+
+    def _fill(self, spool: SpoolFile) -> None:
+        """Fetch what the store alone has of the file."""
+        window = Window()
+        for start, end in spool.present.missing(0, spool.size):
+            for first in range(start, end, FILL_BYTES):
+                last = min(first + FILL_BYTES, end)
+                spool.fill(first, self._stored(window, first, last))
 
     def _inherited(self) -> tuple[dict[str, str], str]:
         """Return metadata and content type: a changed object keeps its own."""
@@ -247,6 +255,22 @@ class OpenFile:
                 if self._reader is not None:
                     self._reader.moved(place.bucket, info)
             self._refresh()
+
+    def hold(self) -> None:
+        """The name is about to be removed: fetch what handles may still read, if it is not much."""
+        with self.lock:
+            if self.info is None:
+                return
+            absent = self.info.size
+            if self._spool is not None:
+                absent = sum(end - start for start, end in self._spool.present.missing(0, absent))
+            if absent > HELD_BYTES:
+                log.info("%s is open and large: what is not local ends in ESTALE", self.place)
+                return
+            try:
+                self._fill(self._open_spool())
+            except FsError as exc:
+                log.info("%s is open and cannot be read on: %s", self.place, exc)
 
     def orphan(self) -> None:
         """The file was unlinked: local bytes stay readable, the store's are gone."""
@@ -347,6 +371,14 @@ class Files:
             older.replaced()
         return fh, handle
 
+    def another(self, file: OpenFile, flags: int) -> tuple[int, Handle]:
+        """Open one more handle on a file that has no name any more."""
+        with self._lock:
+            file.handles += 1
+            fh, handle = next(self._numbers), Handle(file, flags)
+            self._handles[fh] = handle
+            return fh, handle
+
     def remove(self, fh: int) -> OpenFile | None:
         """Close a handle; return its file when it was the last one."""
         with self._lock:
@@ -368,6 +400,11 @@ class Files:
             if file is not None:
                 self._by_place[new] = file
             return file
+
+    def below(self, directory: Place) -> list[OpenFile]:
+        """Return the files that are open anywhere in a directory."""
+        with self._lock:
+            return [file for place, file in self._by_place.items() if directory.holds(place)]
 
     def forget(self, place: Place) -> OpenFile | None:
         """Note that the name of a file is gone; its handles stay."""

@@ -1,26 +1,71 @@
 """Renames: copies on the server, after which the old names are removed.
 
-At any moment either the old or the new name of a file is complete.
+At any moment either the old or the new name of every file is complete. A directory of which only a
+part could be copied is taken back; what a crash leaves is finished by renaming it once more
+(docs/SEMANTICS.md, rename).
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from allasfs.errors import CrossDevice, FsError, IsADirectory, NotFound, NotPermitted
-from allasfs.fs.files import Files, Services
+from allasfs.deadline import current, within
+from allasfs.errors import (
+    BadArgument,
+    CrossDevice,
+    DirectoryNotEmpty,
+    FsError,
+    IsADirectory,
+    NotADirectory,
+    NotFound,
+    NotPermitted,
+)
+from allasfs.fs.files import Files, OpenFile, Services
 from allasfs.fs.names import Place, check_key
 from allasfs.fs.pages import Pages
 from allasfs.fs.tree import Tree
 from allasfs.store import large
-from allasfs.store.api import Kind, ObjectInfo, Segment
+from allasfs.store.api import Kind, ObjectHead, ObjectInfo
 
 log = logging.getLogger(__name__)
 
+# Metadata of the marker of a directory that is being filled by a rename: whence.
+RENAMED_FROM = "renamed-from"
+COMPLETE = "`mv -T` from the old name to the new one completes the rename"
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A file that has two names for the moment."""
+
+    old: ObjectInfo
+    new: ObjectInfo
+    # A large object as it was before it was marked as sharing its segments.
+    before: ObjectHead | None
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a directory is renamed to."""
+
+    place: Place
+    # What was there already: of an empty directory its marker, of a rename that was interrupted
+    # what that copied.
+    there: dict[str, ObjectInfo]
+    is_continued: bool = False
+
 
 class Moves:
-    """Gives files other names."""
+    """Gives files and directories other names."""
 
     def __init__(
         self,
@@ -31,6 +76,7 @@ class Moves:
         orphaned: Callable[[Place], None],
     ) -> None:
         """``orphaned`` is told of a file whose name another one took."""
+        self._services = services
         self._store = services.store
         self._listings = services.listings
         self._attributes = services.attributes
@@ -40,73 +86,306 @@ class Moves:
         self._orphaned = orphaned
 
     def rename(self, path: str, target: str) -> None:
-        """Give a file another name, by a copy on the server; raise CrossDevice for directories."""
+        """Give a file or directory another name.
+
+        Raises CrossDevice for buckets, IsADirectory, NotADirectory, DirectoryNotEmpty, BadArgument
+        for a directory into itself, NameTooLong.
+        """
         old, new = self._tree.place(path), self._tree.place(target)
         if not old.key:
             raise CrossDevice(path, "a bucket cannot be renamed: copy it")
+        file = self._files.at(old)
+        is_dir = file is None and self._tree.find(old).is_dir
         if not new.key:
+            if is_dir:
+                raise CrossDevice(target, "a directory becomes a bucket only by copying it")
             raise NotPermitted(target, "files live in buckets")
         if old == new:
             return
+        if is_dir:
+            self._rename_directory(old, new)
+        else:
+            self._rename_file(old, new, file)
+        self._tree.keep_directory(old.parent)
+
+    # -- files ------------------------------------------------------------------------------------
+
+    def _rename_file(self, old: Place, new: Place, file: OpenFile | None) -> None:
         check_key(new.key, self._store.capabilities())
-        file = self._files.at(old)
         if file is not None:
             file.flush()
-        elif self._tree.find(old).is_dir:
-            raise CrossDevice(path, "directories are copied, not renamed")
         info = self._tree.file(old)
-        replaced = self._tree.find(new)
-        if replaced.is_dir:
-            raise IsADirectory(target)
-        stored = self._move(old, info, new, replaced.file)
-        if self._files.at(new) is not None:
+        found = self._tree.find(new)
+        if found.is_dir:
+            raise IsADirectory(new.key)
+        replaced = None
+        if found.file is not None:
+            replaced = self._tree.resolve(new.bucket, found.file)
+        over = self._files.at(new)
+        if over is not None:
+            over.hold()
+        stored = self._move(old.bucket, info, new, replaced)
+        if over is not None:
             self._orphaned(new)
         moved = self._files.move(old, new)
         if moved is not None:
             moved.moved(new, stored)
         self._pages.forget(old)
         self._pages.forget(new)
-        self._tree.keep_directory(old.parent)
 
     def _move(
-        self, old: Place, info: ObjectInfo, new: Place, replaced: ObjectInfo | None
+        self, bucket: str, info: ObjectInfo, new: Place, replaced: ObjectInfo | None
     ) -> ObjectInfo:
         """Copy a file on the server and remove the old name; a large one keeps its segments."""
-        is_large = info.kind is not Kind.PLAIN
-        freed: list[Segment] = []
-        if replaced is not None:
-            replaced = self._tree.resolve(new.bucket, replaced)
-            freed = large.own_segments(self._store, new.bucket, replaced)
-        if freed and is_large:
+        freed = large.own_segments(self._store, new.bucket, replaced)
+        if freed and info.kind is not Kind.PLAIN:
             # Both may be manifests over the same segments.
-            kept = set(large.segments_of(self._store, old.bucket, info))
+            kept = set(large.segments_of(self._store, bucket, info))
             freed = [segment for segment in freed if segment not in kept]
-        before = large.share(self._store, old.bucket, info) if is_large else None
-        stored = self._store.copy(old.bucket, info, (new.bucket, new.key), manifest=is_large)
+        # The object of a file beside a directory of its name is not called as it is shown.
+        key = new.key if replaced is None else replaced.key
+        copy = self._copy(bucket, info, new.bucket, key)
         try:
-            self._store.delete(old.bucket, old.key)
+            self._store.delete(bucket, info.key)
         except NotFound:
-            log.info("%s/%s was removed by another client meanwhile", old.bucket, old.key)
+            log.info("%s/%s was removed by another client meanwhile", bucket, info.key)
         except FsError:
-            if self._undo_copy(new, stored, replaced) and before is not None:
-                large.unshare(self._store, old.bucket, info, before)
+            self._undo_copy(bucket, copy, new.bucket, replaced)
             raise
-        if before is not None:
-            stored = large.unshare(self._store, new.bucket, stored, before)
-        self._attributes.remember(new.bucket, stored, self._attributes.given(old.bucket, info))
-        self._listings.stored(new.bucket, stored)
-        self._listings.removed(old.bucket, info)
+        stored = self._settle(bucket, copy, new.bucket)
         large.remove_segments(self._store, freed)
         return stored
 
-    def _undo_copy(self, new: Place, stored: ObjectInfo, replaced: ObjectInfo | None) -> bool:
+    def _copy(self, bucket: str, info: ObjectInfo, new_bucket: str, key: str) -> _Copy:
+        """Copy a file; of a large one the manifest, marked as sharing its segments."""
+        is_large = info.kind is not Kind.PLAIN
+        before = large.share(self._store, bucket, info) if is_large else None
+        stored = self._store.copy(bucket, info, (new_bucket, key), manifest=is_large)
+        return _Copy(info, stored, before)
+
+    def _settle(self, bucket: str, copy: _Copy, new_bucket: str) -> ObjectInfo:
+        """The old name is gone: enter the new one, which has its segments for itself now."""
+        stored = copy.new
+        if copy.before is not None:
+            stored = large.unshare(self._store, new_bucket, stored, copy.before)
+        self._attributes.remember(new_bucket, stored, self._attributes.given(bucket, copy.old))
+        self._listings.stored(new_bucket, stored)
+        self._listings.removed(bucket, copy.old)
+        return stored
+
+    def _undo_copy(
+        self, bucket: str, copy: _Copy, new_bucket: str, replaced: ObjectInfo | None
+    ) -> None:
         """The old name cannot be removed: take the new one back, unless it replaced a file."""
         if replaced is None:
             try:
-                self._store.delete(new.bucket, new.key)
+                self._store.delete(new_bucket, copy.new.key)
             except FsError as exc:
-                log.warning("%s/%s is a second name now: %s", new.bucket, new.key, exc)
+                log.warning("%s/%s is a second name now: %s", new_bucket, copy.new.key, exc)
             else:
-                return True
-        self._listings.stored(new.bucket, stored)
-        return False
+                if copy.before is not None:
+                    large.unshare(self._store, bucket, copy.old, copy.before)
+                return
+        self._listings.stored(new_bucket, copy.new)
+
+    # -- directories ------------------------------------------------------------------------------
+
+    def _rename_directory(self, old: Place, new: Place) -> None:
+        if old.holds(new):
+            raise BadArgument(new.key, "a directory cannot be moved into itself")
+        target = self._target(old, new)
+        markers = self._listings.markers(old.bucket, old.prefix)
+        objects = self._objects(old, {marker.key for marker in markers})
+        limits = self._store.capabilities()
+        for key in (old.prefix, *(info.key for info in objects)):
+            check_key(_renamed(key, old, new), limits)
+        mark = None
+        if objects:
+            mark = self._tree.put_marker(new, metadata={RENAMED_FROM: _origin(old)})
+        copies = self._copy_all(old, objects, target)
+        self._move_open_files(old, new, copies)
+        self._remove_old_names(old, new, copies)
+        # The directory itself comes last: its marker tells until then that a rename is under way.
+        for marker in markers:
+            key = _renamed(marker.key, old, new)
+            self._move(old.bucket, marker, Place(new.bucket, key), None)
+        if mark is not None and all(marker.key != old.prefix for marker in markers):
+            self._remove_mark(new, mark, target)
+        self._listings.subtree_removed(old.bucket, old.prefix)
+        self._pages.forget_below(old)
+        self._pages.forget_below(new)
+
+    def _target(self, old: Place, new: Place) -> _Target:
+        """Look at what is at the new name; raise NotADirectory, DirectoryNotEmpty."""
+        found = self._tree.find(new)
+        if found.file is not None or self._files.at(new) is not None:
+            raise NotADirectory(new.key)
+        if not found.is_dir:
+            return _Target(new, {})
+        there = {info.key: info for info in self._listings.subtree(new.bucket, new.prefix)}
+        there |= {info.key: info for info in self._listings.markers(new.bucket, new.prefix)}
+        if self._files.new_in(new):
+            raise DirectoryNotEmpty(new.key)
+        if not there.keys() - {new.prefix, new.key}:
+            return _Target(new, there)
+        if not self._is_half(old, new):
+            raise DirectoryNotEmpty(new.key)
+        return _Target(new, there, is_continued=True)
+
+    def _is_half(self, old: Place, new: Place) -> bool:
+        """Whether a rename of just these two was interrupted."""
+        try:
+            head = self._store.head(new.bucket, new.prefix)
+        except NotFound:
+            return False
+        return head.metadata.get(RENAMED_FROM) == _origin(old)
+
+    def _objects(self, old: Place, markers: Collection[str]) -> list[ObjectInfo]:
+        """Return all objects below a directory but its own markers, with their true sizes."""
+        listed = self._listings.subtree(old.bucket, old.prefix)
+        below = [info for info in listed if info.key not in markers]
+        for info in below:
+            if info.kind is Kind.UNKNOWN:
+                self._tree.resolving(old.bucket, info)
+        return [self._tree.resolve(old.bucket, info) for info in below]
+
+    def _copy_all(
+        self, old: Place, objects: Sequence[ObjectInfo], target: _Target
+    ) -> dict[str, _Copy]:
+        """Give all objects a second name; by old key. After a failure none has one."""
+        new = target.place
+
+        def copy(info: ObjectInfo) -> _Copy:
+            key = _renamed(info.key, old, new)
+            there = target.there.get(key)
+            if there is not None and info.kind is Kind.PLAIN and _is_copy(there, info):
+                return _Copy(info, there, None)
+            made = self._copy(old.bucket, info, new.bucket, key)
+            if made.before is not None and target.is_continued:
+                # The mark that it has is of the interrupted rename.
+                made = replace(made, before=large.unmarked(made.before))
+            return made
+
+        copies, failure = self._each(copy, objects)
+        if failure is None:
+            return {made.old.key: made for made in copies}
+        if not target.is_continued:
+            self._take_back(old, copies, target)
+        self._listings.subtree_outdated(new.bucket, new.prefix)
+        raise failure
+
+    def _take_back(self, old: Place, copies: Sequence[_Copy], target: _Target) -> None:
+        new = target.place
+        try:
+            self._store.delete_many(new.bucket, [copy.new.key for copy in copies])
+            if new.prefix in target.there:
+                self._tree.put_marker(new)
+            else:
+                self._store.delete(new.bucket, new.prefix)
+        except FsError as exc:
+            log.warning("%s is a copy of a part of %s: %s; %s", new, old, exc, COMPLETE)
+            return
+        for copy in copies:
+            if copy.before is not None:
+                large.unshare(self._store, old.bucket, copy.old, copy.before)
+
+    def _move_open_files(self, old: Place, new: Place, copies: dict[str, _Copy]) -> None:
+        """Files that are open below the directory go on under their new names."""
+        for file in self._files.below(old):
+            with file.lock:
+                place = Place(new.bucket, _renamed(file.place.key, old, new))
+                info = file.info
+                if info is not None:
+                    copy = copies.get(info.key)
+                    if copy is None or not copy.old.same_version(info):
+                        # It was stored after the objects were listed.
+                        key = _renamed(info.key, old, new)
+                        copy = self._copy(old.bucket, info, new.bucket, key)
+                        copies[info.key] = copy
+                    info = copy.new
+                self._files.move(file.place, place)
+                file.moved(place, info)
+
+    def _remove_old_names(self, old: Place, new: Place, copies: dict[str, _Copy]) -> None:
+        try:
+            self._store.delete_many(old.bucket, list(copies))
+        except FsError:
+            for copy in copies.values():
+                self._listings.stored(new.bucket, copy.new)
+            self._listings.subtree_outdated(old.bucket, old.prefix)
+            log.warning("%s is complete, and a part of %s is left; %s", new, old, COMPLETE)
+            raise
+
+        def settle(copy: _Copy) -> None:
+            stored = self._settle(old.bucket, copy, new.bucket)
+            file = self._files.at(Place(new.bucket, stored.key))
+            if file is not None and stored is not copy.new:
+                file.moved(file.place, stored)
+
+        for copy in copies.values():
+            if copy.before is None:
+                settle(copy)
+        marked = [copy for copy in copies.values() if copy.before is not None]
+        _, failure = self._each(settle, marked)
+        if failure is not None:
+            raise failure
+
+    def _remove_mark(self, new: Place, mark: ObjectInfo, target: _Target) -> None:
+        """The renamed directory had no marker: the new one has none, unless it had one before."""
+        if new.prefix in target.there and not target.is_continued:
+            self._tree.put_marker(new)
+            return
+        try:
+            self._store.delete(new.bucket, mark.key)
+        except NotFound:
+            log.info("%s lost its marker to another client", new)
+        self._listings.removed(new.bucket, mark)
+
+    def _each(
+        self, call: Callable[[T], R], items: Iterable[T]
+    ) -> tuple[list[R], BaseException | None]:
+        """Do a call for each item, in parallel; return the results and the first failure.
+
+        Half of the pool's threads are left to others: a large directory does not stop readers.
+        """
+        config = self._services.config
+        deadline = current(config.timeout_s)
+        results: list[R] = []
+        failure: BaseException | None = None
+
+        def job(item: T) -> R:
+            with within(config.timeout_s):
+                return call(item)
+
+        def collect(done: Future[R]) -> BaseException | None:
+            error = done.exception()
+            if error is None:
+                results.append(done.result())
+                # What the threads did is the progress of this operation.
+                deadline.progress()
+            return error
+
+        jobs: deque[Future[R]] = deque()
+        for item in items:
+            if len(jobs) >= max(1, config.connections // 2):
+                failure = collect(jobs.popleft())
+            if failure is not None:
+                break
+            jobs.append(self._services.pool.submit(job, item))
+        for each in jobs:
+            failure = collect(each) or failure
+        return results, failure
+
+
+def _renamed(key: str, old: Place, new: Place) -> str:
+    """Return the new name of an object in a directory, or of the directory's own."""
+    return new.key + key[len(old.key) :]
+
+
+def _origin(old: Place) -> str:
+    """Return what a marker keeps of the old name: metadata is shorter than names may be."""
+    return hashlib.sha256(f"{old.bucket}/{old.prefix}".encode()).hexdigest()
+
+
+def _is_copy(copy: ObjectInfo, info: ObjectInfo) -> bool:
+    return (copy.size, copy.etag) == (info.size, info.etag)

@@ -16,6 +16,9 @@ class Place:
     bucket: str
     key: str
 
+    def __str__(self) -> str:
+        return f"{self.bucket}/{self.key}"
+
     @property
     def prefix(self) -> str:
         """The key as a directory's prefix: empty for a bucket, else ending in ``/``."""

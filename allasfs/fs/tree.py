@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent import futures
 from concurrent.futures import Future
 
@@ -137,14 +137,25 @@ class Tree:
         ):
             self.put_marker(place)
 
-    def put_marker(self, place: Place, given: Given = Given()) -> None:  # noqa: B008 - frozen
+    def put_marker(
+        self,
+        place: Place,
+        given: Given = Given(),  # noqa: B008 - frozen
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
         """Store the object that keeps a directory."""
         given = Given(mtime_ns=self._services.clock_ns()).changed(given)
-        self.put_small(place.bucket, place.prefix, b"", DIRECTORY_TYPE, given)
+        return self.put_small(place.bucket, place.prefix, b"", DIRECTORY_TYPE, given, metadata)
 
     def put_small(
-        self, bucket: str, key: str, data: bytes, content_type: str, given: Given
-    ) -> None:
+        self,
+        bucket: str,
+        key: str,
+        data: bytes,
+        content_type: str,
+        given: Given,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
         """Store an object whose bytes are at hand, and enter it in the listings."""
         info = self._services.store.put(
             bucket,
@@ -152,7 +163,8 @@ class Tree:
             _Bytes(data),
             md5=hashlib.md5(data, usedforsecurity=False).hexdigest(),
             content_type=content_type,
-            metadata=given.metadata(),
+            metadata={**(metadata or {}), **given.metadata()},
         )
         self._attributes.remember(bucket, info, given)
         self._listings.stored(bucket, info)
+        return info

@@ -210,10 +210,15 @@ class Vfs:
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             self._may_change(path)
         place = self._tree.place(path)
-        file = self._files.at(place)
-        if file is None or not file.is_dirty:
-            file = OpenFile(self._services, place, self._tree.file(place))
-        fh, handle = self._files.add(file, flags)
+        with self._lock:
+            hidden = self._hidden.get(path)
+        if hidden is not None:
+            fh, handle = self._files.another(hidden, flags)
+        else:
+            file = self._files.at(place)
+            if file is None or not file.is_dirty:
+                file = OpenFile(self._services, place, self._tree.file(place))
+            fh, handle = self._files.add(file, flags)
         if handle.file.info is not None and not handle.file.is_dirty:
             handle.keep_cache = self._pages.opened(place, handle.file.info)
         if flags & os.O_TRUNC and handle.may_write:
@@ -305,7 +310,7 @@ class Vfs:
     # -- names ------------------------------------------------------------------------------------
 
     def unlink(self, path: str) -> None:
-        """Remove a file; open handles keep what they hold locally. Raise NotFound, IsADirectory."""
+        """Remove a file; handles read on (``OpenFile.hold``). Raise NotFound, IsADirectory."""
         with self._lock:
             if self._hidden.pop(path, None) is not None:
                 return
@@ -316,6 +321,8 @@ class Vfs:
             self._orphaned(place)
             return
         info = self._tree.file(place)
+        if file is not None:
+            file.hold()
         try:
             large.delete(self._store, place.bucket, info)
         except NotFound:
@@ -406,9 +413,12 @@ class Vfs:
         self._tree.keep_directory(place.parent)
 
     def rename(self, path: str, target: str) -> None:
-        """Give a file another name, by a copy on the server; raise CrossDevice for directories."""
+        """Give a file or directory another name; see Moves."""
         self._may_change(path)
         self._moves.rename(path, target)
+        with self._lock:
+            for hidden in [name for name in self._hidden if name.startswith(f"{path}/")]:
+                self._hidden[target + hidden[len(path) :]] = self._hidden.pop(hidden)
 
     def set_attributes(self, path: str, given: Given) -> None:
         """utimens, chmod, chown: kept as object metadata; with the upload while a file is open."""

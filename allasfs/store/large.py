@@ -118,6 +118,11 @@ def share(store: Store, bucket: str, info: ObjectInfo) -> ObjectHead:
     return head
 
 
+def unmarked(head: ObjectHead) -> ObjectHead:
+    """Return the object without the mark that an interrupted rename left."""
+    return replace(head, metadata={k: v for k, v in head.metadata.items() if k != SHARED})
+
+
 def unshare(store: Store, bucket: str, info: ObjectInfo, before: ObjectHead) -> ObjectInfo:
     """Take the mark off the name that is left; return its version."""
     try:

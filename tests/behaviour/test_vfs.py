@@ -331,6 +331,24 @@ def test_a_file_that_is_written_and_renamed_before_its_close_is_whole(fs: FileSy
     assert fs.listdir("") == ["a"]
 
 
+@pytest.mark.parametrize("size", [0, 10, 3 * MIB])
+def test_a_stored_file_that_is_unlinked_or_replaced_while_open_can_be_read_on(
+    fs: FileSystem, size: int
+) -> None:
+    data = random.Random(size).randbytes(size)
+    write_file(fs, "unlinked", data)
+    write_file(fs, "replaced", data)
+    with opened(fs, "unlinked") as one, opened(fs, "replaced") as other:
+        assert fs.pread(one, 5, 0) == data[:5]
+        fs.unlink("unlinked")
+        write_file(fs, "new", b"new")
+        fs.rename("new", "replaced")
+        assert fs.pread(one, 100, size // 2) == data[size // 2 : size // 2 + 100]
+        assert fs.pread(other, 100, size // 2) == data[size // 2 : size // 2 + 100]
+    assert fs.listdir("") == ["replaced"]
+    assert read_file(fs, "replaced") == b"new"
+
+
 # -- names ----------------------------------------------------------------------------------------
 
 

@@ -519,6 +519,8 @@ class MemStore:
     def delete_many(self, container: str, keys: Iterable[str]) -> None:
         """Delete objects; missing ones are no error."""
         names = list(keys)
+        if not names:
+            return
         with self._request(Call("delete_many", container)):
             for key in names:
                 self._containers.get(container, {}).pop(key, None)

@@ -1,0 +1,371 @@
+"""Renames of directories over a store in memory: requests, failures halfway, other clients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from allasfs.config import MIB, Config
+from allasfs.errors import DirectoryNotEmpty, NameTooLong, QuotaExceeded, Unavailable
+from allasfs.fs.vfs import Vfs
+from allasfs.store.api import DIRECTORY_TYPE
+from tests.behaviour.filesystem import VfsFs, read_file, write_file
+from tests.fakes.clock import FakeClock
+from tests.fakes.memstore import RGW, Call, MemStore, get_bytes, put_bytes
+
+ExpectLog = Callable[[str], None]
+KEYS = [f"old/{number:03}" for number in range(30)] + ["old/d/a", "old/d/b"]
+
+
+class Crashed(BaseException):
+    """The program ends here."""
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> MemStore:
+    store = MemStore(clock_ns=clock.ns)
+    store.create_container("bucket")
+    return store
+
+
+Mount = Callable[..., VfsFs]
+
+
+@pytest.fixture
+def mount(clock: FakeClock, tmp_path: Path) -> Iterator[Mount]:
+    started: list[Vfs] = []
+
+    def start(store: MemStore) -> VfsFs:
+        config = Config(
+            spool_dir=tmp_path / f"spool-{len(started)}",
+            segment_threshold=2 * MIB,
+            segment_size=MIB,
+            connections=4,
+        )
+        vfs = Vfs(store, config, clock=clock, clock_ns=clock.ns)
+        vfs.start()
+        started.append(vfs)
+        return VfsFs(vfs)
+
+    yield start
+    for vfs in started:
+        assert vfs.close() == []
+
+
+@pytest.fixture
+def fs(mount: Mount, store: MemStore) -> VfsFs:
+    """A mount of a store with a directory that has no marker, in it files and a directory."""
+    for key in KEYS:
+        put_bytes(store, "bucket", key, key.encode())
+    return mount(store)
+
+
+def contents(store: MemStore, top: str) -> dict[str, bytes]:
+    return {
+        key.removeprefix(top): get_bytes(store, "bucket", key)
+        for key in store.keys("bucket")
+        if key.startswith(top) and not key.endswith("/")
+    }
+
+
+WHOLE = {key.removeprefix("old"): key.encode() for key in KEYS}
+
+
+def test_each_file_costs_one_copy_and_all_together_one_deletion(fs: VfsFs, store: MemStore) -> None:
+    fs.listdir("/bucket/old")
+    store.forget_calls()
+    fs.rename("/bucket/old", "/bucket/new")
+    assert store.counts() == {
+        "copy": len(KEYS),
+        "listing": 1,
+        "delete_many": 1,
+        # The marker that tells of a rename that is under way.
+        "put": 1,
+        "delete": 1,
+    }
+    assert sorted(store.keys("bucket")) == sorted(key.replace("old", "new") for key in KEYS)
+    store.forget_calls()
+    assert sorted(fs.listdir("/bucket")) == ["new"]
+    assert len(fs.listdir("/bucket/new")) == 31
+    assert fs.lstat("/bucket/new/d/a").size == 7
+    assert store.counts() == {}
+
+
+def test_an_empty_directory_costs_one_copy_and_one_deletion(fs: VfsFs, store: MemStore) -> None:
+    fs.listdir("/bucket")
+    fs.mkdir("/bucket/empty")
+    store.forget_calls()
+    fs.rename("/bucket/empty", "/bucket/new")
+    assert store.counts() == {"listing": 1, "copy": 1, "delete": 1}
+
+
+def test_half_of_the_connections_are_left_to_others(fs: VfsFs, store: MemStore) -> None:
+    running: list[Call] = []
+    most = 0
+
+    def begin(call: Call) -> None:
+        nonlocal most
+        if call.method == "copy":
+            running.append(call)
+            most = max(most, len(running))
+
+    def end(call: Call) -> None:
+        if call.method == "copy":
+            running.remove(call)
+
+    store.before, store.after = begin, end
+    fs.rename("/bucket/old", "/bucket/new")
+    assert 1 <= most <= 2
+
+
+@pytest.mark.parametrize("nth", [0, 5, len(KEYS) - 1])
+def test_a_copy_that_fails_leaves_the_old_names_alone(fs: VfsFs, store: MemStore, nth: int) -> None:
+    before = store.keys("bucket")
+    copies = iter(range(len(KEYS)))
+
+    def fail(call: Call) -> None:
+        if call.method == "copy" and next(copies) == nth:
+            raise QuotaExceeded("bucket", "full")
+
+    store.before = fail
+    with pytest.raises(QuotaExceeded):
+        fs.rename("/bucket/old", "/bucket/new")
+    store.before = lambda call: None
+    assert store.keys("bucket") == before
+    assert fs.listdir("/bucket") == ["old"]
+    fs.rename("/bucket/old", "/bucket/new")
+    assert contents(store, "new") == WHOLE
+
+
+def test_a_copy_that_fails_leaves_an_empty_target_empty(fs: VfsFs, store: MemStore) -> None:
+    fs.mkdir("/bucket/new")
+    store.fail_next(Unavailable("bucket", "a fault"), "copy")
+    with pytest.raises(Unavailable):
+        fs.rename("/bucket/old", "/bucket/new")
+    assert fs.listdir("/bucket/new") == []
+    assert contents(store, "old") == WHOLE
+    assert "renamed-from" not in store.head("bucket", "new/").metadata
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+def test_when_the_old_names_cannot_be_removed_both_are_complete_and_once_more_completes_it(
+    fs: VfsFs, store: MemStore, expected_logs: ExpectLog, is_done: bool
+) -> None:
+    expected_logs("completes the rename")
+    store.fail_next(Unavailable("bucket", "a fault"), "delete_many", is_done=is_done)
+    with pytest.raises(Unavailable):
+        fs.rename("/bucket/old", "/bucket/new")
+    assert contents(store, "new") == WHOLE
+    assert read_file(fs, "/bucket/new/d/a") == b"old/d/a"
+    if is_done:
+        assert sorted(fs.listdir("/bucket")) == ["new"]
+        return
+    assert sorted(fs.listdir("/bucket")) == ["new", "old"]
+    assert read_file(fs, "/bucket/old/d/a") == b"old/d/a"
+    store.forget_calls()
+    fs.rename("/bucket/old", "/bucket/new")
+    assert "copy" not in store.counts()
+    assert contents(store, "new") == WHOLE
+    assert contents(store, "old") == {}
+    assert fs.listdir("/bucket") == ["new"]
+
+
+@pytest.mark.parametrize("method", ["copy", "delete_many"])
+def test_a_rename_that_a_crash_ended_anywhere_loses_nothing_and_is_completed_by_another(
+    fs: VfsFs, store: MemStore, mount: Mount, method: str
+) -> None:
+    put_bytes(store, "bucket", "old/", content_type=DIRECTORY_TYPE)
+    write_file(fs, "/bucket/old/large", bytes(3 * MIB))
+    calls = iter(range(100))
+
+    def crash(call: Call) -> None:
+        if call.method == method and next(calls) >= (7 if method == "copy" else 0):
+            raise Crashed
+
+    store.before = crash
+    with pytest.raises(Crashed):
+        fs.rename("/bucket/old", "/bucket/new")
+    store.before = lambda call: None
+    after = WHOLE | {"/large": bytes(3 * MIB)}
+    assert contents(store, "old") | contents(store, "new") == after
+    if method == "copy":
+        assert contents(store, "old") == after
+    else:
+        assert contents(store, "new") == after
+    again = mount(store)
+    again.rename("/bucket/old", "/bucket/new")
+    assert contents(store, "old") == {}
+    assert contents(store, "new") == after
+    assert sorted(again.listdir("/bucket")) == ["new"]
+    # The segments belong to one name again.
+    again.unlink("/bucket/new/large")
+    assert store.keys("bucket_segments") == []
+
+
+def test_a_crash_just_before_the_end_leaves_an_empty_directory(
+    fs: VfsFs, store: MemStore, mount: Mount
+) -> None:
+    put_bytes(store, "bucket", "old/", content_type=DIRECTORY_TYPE)
+
+    def crash(call: Call) -> None:
+        if call.method == "delete":
+            raise Crashed
+
+    store.before = crash
+    with pytest.raises(Crashed):
+        fs.rename("/bucket/old", "/bucket/new")
+    store.before = lambda call: None
+    assert contents(store, "new") == WHOLE
+    again = mount(store)
+    again.rmdir("/bucket/old")
+    assert again.listdir("/bucket") == ["new"]
+
+
+def test_a_directory_that_only_looks_like_a_half_copy_is_not_empty(
+    fs: VfsFs, store: MemStore
+) -> None:
+    put_bytes(store, "bucket", "new/000", b"old/000")
+    with pytest.raises(DirectoryNotEmpty):
+        fs.rename("/bucket/old", "/bucket/new")
+
+
+def test_a_copy_that_cannot_be_taken_back_is_told_and_completed_later(
+    fs: VfsFs, store: MemStore, expected_logs: ExpectLog
+) -> None:
+    expected_logs("is a copy of a part of bucket/old")
+    copies = iter(range(100))
+
+    def fail(call: Call) -> None:
+        if (call.method == "copy" and next(copies) > 5) or call.method == "delete_many":
+            raise Unavailable("bucket", "a fault")
+
+    store.before = fail
+    with pytest.raises(Unavailable):
+        fs.rename("/bucket/old", "/bucket/new")
+    store.before = lambda call: None
+    assert contents(store, "old") == WHOLE
+    fs.rename("/bucket/old", "/bucket/new")
+    assert contents(store, "new") == WHOLE
+    assert contents(store, "old") == {}
+
+
+def test_a_name_that_would_be_too_long_stops_it_before_anything_is_copied(
+    fs: VfsFs, store: MemStore
+) -> None:
+    parent = "/".join(["x" * 200] * 5)
+    put_bytes(store, "bucket", f"{parent}/", content_type=DIRECTORY_TYPE)
+    put_bytes(store, "bucket", "old/d/" + "y" * 200, b"1")
+    before = store.keys("bucket")
+    with pytest.raises(NameTooLong):
+        fs.rename("/bucket/old", f"/bucket/{parent}/new")
+    assert store.keys("bucket") == before
+
+
+@pytest.mark.parametrize("marker", ["old/", "old"])
+def test_the_marker_moves_with_its_directory(fs: VfsFs, store: MemStore, marker: str) -> None:
+    put_bytes(
+        store, "bucket", marker, content_type=DIRECTORY_TYPE, metadata={"mtime": "5", "colour": "b"}
+    )
+    fs.rename("/bucket/old", "/bucket/new")
+    assert [key for key in store.keys("bucket") if key.startswith("old")] == []
+    renamed = marker.replace("old", "new")
+    assert store.head("bucket", renamed).metadata == {"mtime": "5", "colour": "b"}
+    assert ("new/" in store.keys("bucket")) == (marker == "old/")
+
+
+def test_objects_that_no_file_can_be_named_after_move_along(
+    fs: VfsFs, store: MemStore, expected_logs: ExpectLog
+) -> None:
+    expected_logs("not shown")
+    put_bytes(store, "bucket", "old//x", b"1")
+    fs.rename("/bucket/old", "/bucket/new")
+    assert get_bytes(store, "bucket", "new//x") == b"1"
+    assert [key for key in store.keys("bucket") if key.startswith("old")] == []
+
+
+def test_a_directory_moves_to_another_bucket(fs: VfsFs, store: MemStore) -> None:
+    fs.mkdir("/other")
+    fs.rename("/bucket/old", "/other/new")
+    assert sorted(store.keys("other")) == sorted(key.replace("old", "new") for key in KEYS)
+    assert store.keys("bucket") == []
+
+
+def test_a_directory_that_another_client_filled_meanwhile_keeps_what_is_new(
+    fs: VfsFs, store: MemStore
+) -> None:
+    def add(call: Call) -> None:
+        if call.method == "delete_many":
+            store.before = lambda call: None
+            put_bytes(store, "bucket", "old/late", b"1")
+
+    store.before = add
+    fs.rename("/bucket/old", "/bucket/new")
+    assert contents(store, "new") == WHOLE
+    assert contents(store, "old") == {"/late": b"1"}
+
+
+def test_large_objects_of_a_server_that_does_not_list_sizes_are_moved(
+    mount: Mount, clock: FakeClock
+) -> None:
+    store = MemStore(clock_ns=clock.ns, capabilities=RGW)
+    store.create_container("bucket")
+    fs = mount(store)
+    fs.mkdir("/bucket/old")
+    for name in "abc":
+        write_file(fs, f"/bucket/old/{name}", name.encode() * 3 * MIB)
+    fs.rename("/bucket/old", "/bucket/new")
+    for name in "abc":
+        assert read_file(fs, f"/bucket/new/{name}") == name.encode() * 3 * MIB
+        fs.unlink(f"/bucket/new/{name}")
+    assert store.keys("bucket_segments") == []
+
+
+def test_a_large_file_that_is_open_is_replaced_without_leftovers(
+    fs: VfsFs, store: MemStore, clock: FakeClock
+) -> None:
+    write_file(fs, "/bucket/old/large", bytes(3 * MIB))
+    fd = fs.open("/bucket/old/large", os.O_RDWR)
+    clock.advance(100)
+    fs.rename("/bucket/old", "/bucket/new")
+    clock.advance(100)
+    fs.pwrite(fd, b"x", MIB)
+    fs.close(fd)
+    assert read_file(fs, "/bucket/new/large") == bytes(MIB) + b"x" + bytes(2 * MIB - 1)
+    fs.unlink("/bucket/new/large")
+    assert store.keys("bucket_segments") == []
+
+
+def test_an_object_beside_a_directory_of_its_name_can_be_used_and_is_given_its_name_back(
+    fs: VfsFs, store: MemStore
+) -> None:
+    put_bytes(store, "bucket", "old", b"beside", metadata={"colour": "blue"})
+    assert sorted(fs.listdir("/bucket")) == ["old", "old~object"]
+    assert read_file(fs, "/bucket/old~object") == b"beside"
+    write_file(fs, "/bucket/old~object", b"changed")
+    fs.utime("/bucket/old~object", 10**18)
+    assert get_bytes(store, "bucket", "old") == b"changed"
+    assert store.head("bucket", "old").metadata == {"colour": "blue", "mtime": "1000000000"}
+    write_file(fs, "/bucket/new", b"new")
+    fs.rename("/bucket/new", "/bucket/old~object")
+    assert get_bytes(store, "bucket", "old") == b"new"
+    fs.rename("/bucket/old", "/bucket/moved")
+    assert sorted(fs.listdir("/bucket")) == ["moved", "old"]
+    assert read_file(fs, "/bucket/old") == b"new"
+    assert contents(store, "moved") == WHOLE
+
+
+def test_an_object_beside_a_directory_can_be_moved_away_and_removed(
+    fs: VfsFs, store: MemStore, clock: FakeClock
+) -> None:
+    put_bytes(store, "bucket", "old", b"beside")
+    fs.rename("/bucket/old~object", "/bucket/away")
+    assert get_bytes(store, "bucket", "away") == b"beside"
+    assert sorted(fs.listdir("/bucket")) == ["away", "old"]
+    clock.advance(100)
+    put_bytes(store, "bucket", "old", b"beside")
+    fs.unlink("/bucket/old~object")
+    assert sorted(fs.listdir("/bucket")) == ["away", "old"]
+    assert "old" not in store.keys("bucket")
