@@ -136,6 +136,12 @@ class FileTooBig(Refused):
     code = errno.EFBIG
 
 
+class LookAgain(Refused):
+    """What the kernel knows of a name is too old: it looks the name up anew and asks again."""
+
+    code = errno.ESTALE
+
+
 # -- failures -------------------------------------------------------------------------------------
 
 

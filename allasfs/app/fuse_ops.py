@@ -26,7 +26,7 @@ from cachetools import LRUCache
 
 from allasfs.config import Config
 from allasfs.deadline import within
-from allasfs.errors import Failed, Internal, MountFailed, NotSupported, Refused, Stale
+from allasfs.errors import Failed, Internal, LookAgain, MountFailed, NotSupported, Refused
 from allasfs.fs.attrs import STAT_BLOCK, Attr, Given
 from allasfs.fs.vfs import Vfs
 
@@ -212,7 +212,7 @@ class FuseOps:
         fi.fh, handle = self._vfs.open(path, fi.flags)
         if not handle.file.is_dirty and self._is_outdated(path, handle.file.attr):
             self._vfs.give_back(fi.fh)
-            raise Stale(path, "replaced by another client: the kernel looks again")
+            raise LookAgain(path, "replaced by another client")
         fi.keep_cache = int(handle.keep_cache)
         return 0
 

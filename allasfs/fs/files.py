@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
 from allasfs.config import MIB, Config
-from allasfs.errors import BadHandle, FileTooBig, FsError, NotFound, Stale
+from allasfs.errors import BadHandle, Exists, FileTooBig, FsError, NotFound, Stale
 from allasfs.fs.attrs import Attr, Attributes, Given
 from allasfs.fs.names import Place
 from allasfs.store.api import ObjectInfo, Store
@@ -63,8 +63,13 @@ class OpenFile:
         place: Place,
         info: ObjectInfo | None,
         given: Given = Given(),  # noqa: B008 - frozen
+        *,
+        exclusive: bool = False,
     ) -> None:
-        """``info`` is the version in the store, None for a new file that is ``given`` a mode."""
+        """``info`` is the version in the store, None for a new file that is ``given`` a mode.
+
+        A new file that is ``exclusive`` (O_EXCL) replaces nothing that another client made.
+        """
         self._services = services
         self.place = place
         # The file's lock: see the module's text.
@@ -73,6 +78,7 @@ class OpenFile:
         self._reader: Reader | None = None
         self._spool: SpoolFile | None = None
         self.is_dirty = info is None
+        self._exclusive = exclusive
         # Unlinked: the bytes live as long as the handles and go nowhere.
         self.is_orphan = False
         self.handles = 0
@@ -92,6 +98,11 @@ class OpenFile:
     def is_new(self) -> bool:
         """Whether the store has no version of it."""
         return self.info is None
+
+    @property
+    def key(self) -> str:
+        """The object's name: not the place's for a file beside a directory of its name."""
+        return self.place.key if self.info is None else self.info.key
 
     def stands_for(self, other: OpenFile) -> bool:
         """Whether a newly found ``other`` is this file: changed here, or the same version."""
@@ -203,6 +214,9 @@ class OpenFile:
                 self._upload()
             except FsError as exc:
                 self._failure = str(exc)
+                if isinstance(exc, (Exists, Stale)):
+                    # Another client was faster: the next look shall find its version.
+                    self._services.listings.outdated(self.place.bucket, self.key)
                 raise
             self._failure = ""
 
@@ -213,12 +227,12 @@ class OpenFile:
         metadata, content_type = self._inherited()
         info = services.uploader.upload(
             place.bucket,
-            # A file beside a directory of its name has a place of another name.
-            place.key if self.info is None else self.info.key,
+            self.key,
             spool,
             content_type=content_type,
             metadata={**metadata, **self._given.metadata()},
             replaced=self.info,
+            exclusive=self._exclusive and self.info is None,
         )
         self.info = info
         self.is_dirty = False

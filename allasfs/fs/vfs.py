@@ -203,7 +203,9 @@ class Vfs:
                 raise Exists(path)
             return self.open(path, flags)
         given = Given(mode=None if mode == self._attributes.file_mode else mode)
-        return self._files.add(OpenFile(self._services, place, None, given), flags)
+        exclusive = bool(flags & os.O_EXCL)
+        file = OpenFile(self._services, place, None, given, exclusive=exclusive)
+        return self._files.add(file, flags)
 
     def open(self, path: str, flags: int) -> tuple[int, Handle]:
         """Open an existing file and pin its version; raise NotFound, IsADirectory, ReadOnly."""

@@ -133,6 +133,8 @@ class Capabilities:
     max_key_bytes: int = 1024
     max_container_bytes: int = 256
     min_container_bytes: int = 1
+    # A PUT can be refused where the name is taken. False on RGW, which ignores the header.
+    conditional_put: bool = False
 
 
 class Source(Protocol):
@@ -227,10 +229,12 @@ class Store(Protocol):
         content_type: str,
         metadata: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        exclusive: bool = False,
     ) -> ObjectInfo:
         """Store the bytes under the name, verified by their MD5 (hex), and return the version.
 
-        Raises QuotaExceeded, FileTooBig, Corrupt.
+        Raises QuotaExceeded, FileTooBig, Corrupt; with ``exclusive`` Exists where the name is
+        taken and the server can tell (``Capabilities.conditional_put``).
         """
         ...
 

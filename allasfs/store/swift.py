@@ -31,6 +31,7 @@ from allasfs.errors import (
     AccessDenied,
     BadCredentials,
     BadName,
+    Exists,
     FsError,
     NotFound,
     NotSupported,
@@ -341,6 +342,7 @@ class SwiftStore:
         content_type: str,
         metadata: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        exclusive: bool = False,
     ) -> ObjectInfo:
         """Store the bytes, verified by their MD5 on the server and again by its answer."""
         subject = f"{container}/{key}"
@@ -353,10 +355,34 @@ class SwiftStore:
         request = _Request(
             "PUT", _path(container, key), headers=sent, source=source, subject=subject
         )
-        answer = self._send(request)
+        if exclusive and self.capabilities().conditional_put:
+            sent["if-none-match"] = "*"
+            answer = self._send_new(request, container, key, md5)
+        else:
+            answer = self._send(request)
         if answer.headers.get("etag", "").strip('"') != md5:
             raise Unavailable(subject, "the store's checksum is not that of the bytes sent")
         return self._stored(key, answer, source.size, content_type)
+
+    def _send_new(self, request: _Request, container: str, key: str, md5: str) -> _Answer:
+        """Send a PUT that must not replace anything; raise Exists."""
+        deadline = current(self._timeout_s)
+        lost_answer = False
+
+        def attempt() -> _Answer:
+            nonlocal lost_answer
+            try:
+                return self._complete(request, deadline)
+            except Stale as exc:
+                # The attempt whose answer was lost may have done it.
+                if lost_answer and self.head(container, key).info.etag == md5:
+                    return _Answer(201, {"etag": md5}, b"")
+                raise Exists(request.subject, "another client made it meanwhile") from exc
+            except _RetriableError:
+                lost_answer = True
+                raise
+
+        return self._retrying(request.subject, deadline, attempt)
 
     def put_slo(
         self,

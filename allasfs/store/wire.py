@@ -248,6 +248,7 @@ def capabilities(info: Mapping[str, Any]) -> Capabilities:
             swift.get("max_container_name_length", default.max_container_bytes)
         ),
         min_container_bytes=1 if is_reference else 3,
+        conditional_put=is_reference,
     )
 
 

@@ -33,16 +33,24 @@ class Uploader:
         content_type: str,
         metadata: Mapping[str, str],
         replaced: ObjectInfo | None = None,
+        exclusive: bool = False,
     ) -> ObjectInfo:
         """Store the whole file under the name and return the version that it makes.
 
         The segments of a large object that is ``replaced`` are removed after the new one stands.
+        With ``exclusive`` nothing is replaced (``Store.put``): raises Exists.
         """
         old = large.own_segments(self._store, bucket, replaced)
         if file.size <= self._config.segment_threshold:
             source = file.part(0, file.size)
             info = self._store.put(
-                bucket, key, source, md5=file.md5(), content_type=content_type, metadata=metadata
+                bucket,
+                key,
+                source,
+                md5=file.md5(),
+                content_type=content_type,
+                metadata=metadata,
+                exclusive=exclusive,
             )
         else:
             info = self._segmented(bucket, key, file, content_type, metadata)

@@ -12,6 +12,7 @@ from allasfs.errors import (
     BadName,
     Corrupt,
     DirectoryNotEmpty,
+    Exists,
     NotFound,
     NotSupported,
     Stale,
@@ -224,6 +225,24 @@ def test_a_name_may_have_as_many_bytes_as_the_store_says_and_no_more(
     assert [info.key for info in objects(store, bucket)] == [key]
     with pytest.raises(BadName):
         put_bytes(store, bucket, "a" * (longest + 1), b"1")
+
+
+def test_an_exclusive_put_replaces_nothing_where_the_server_can_tell(
+    store: Store, bucket: str
+) -> None:
+    def put(data: bytes) -> None:
+        store.put(
+            bucket, "key", Bytes(data), md5=md5_of(data), content_type="text/plain", exclusive=True
+        )
+
+    put(b"first")
+    if store.capabilities().conditional_put:
+        with pytest.raises(Exists):
+            put(b"second")
+        assert get_bytes(store, bucket, "key") == b"first"
+    else:
+        put(b"second")
+        assert get_bytes(store, bucket, "key") == b"second"
 
 
 def test_put_head_get_and_listing_describe_the_same_version(store: Store, bucket: str) -> None:

@@ -20,6 +20,7 @@ from allasfs.errors import (
     BadName,
     Corrupt,
     DirectoryNotEmpty,
+    Exists,
     FileTooBig,
     FsError,
     NotFound,
@@ -46,7 +47,9 @@ from allasfs.store.api import (
 
 SECOND_NS = 1_000_000_000
 
-OPENSTACK = Capabilities(exact_pages=True, static_large_objects=True, slo_sizes_listed=True)
+OPENSTACK = Capabilities(
+    exact_pages=True, static_large_objects=True, slo_sizes_listed=True, conditional_put=True
+)
 RGW = Capabilities(static_large_objects=True, min_container_bytes=3)
 
 
@@ -397,6 +400,7 @@ class MemStore:
         content_type: str,
         metadata: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        exclusive: bool = False,
     ) -> ObjectInfo:
         """Store the bytes under the name, verified by their MD5."""
         data = b"".join(source.chunks())
@@ -410,6 +414,9 @@ class MemStore:
                 raise QuotaExceeded(key)
             if md5_of(data) != md5:
                 raise Corrupt(key, "422")
+            is_taken = key in self._containers.get(container, {})
+            if exclusive and self._capabilities.conditional_put and is_taken:
+                raise Exists(key, "412")
             stored = _Object(
                 data, md5, self._now_ns(), content_type, _lower(metadata), _lower(headers)
             )

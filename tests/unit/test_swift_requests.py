@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from allasfs.deadline import within
 from allasfs.errors import (
     AccessDenied,
     BadCredentials,
+    Exists,
     FsError,
     HostUnreachable,
     NotFound,
@@ -27,7 +29,7 @@ from allasfs.store.api import PIECE_BYTES, Capabilities, Kind
 from allasfs.store.renewal import Endpoint
 from allasfs.store.swift import SwiftStore
 from tests.fakes.httpserver import HANG_UP, ScriptedServer, answer
-from tests.fakes.memstore import get_bytes, md5_of, put_bytes
+from tests.fakes.memstore import Bytes, get_bytes, md5_of, put_bytes
 
 DATE = "Fri, 02 Jan 2026 03:04:05 GMT"
 INFO = answer(
@@ -213,6 +215,20 @@ def test_a_delete_whose_answer_was_lost_is_done(server: ScriptedServer, store: S
     server.script(answer(404))
     with pytest.raises(NotFound):
         store.delete("b", "k")
+
+
+@pytest.mark.parametrize("there", [b"body", b"other"])
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_exclusive_put_whose_answer_was_lost_is_done_if_its_bytes_are_there(
+    server: ScriptedServer, store: SwiftStore, there: bytes, lost: bool
+) -> None:
+    head = answer(200, b"", {"Content-Length": "4", "Etag": md5_of(there)})
+    server.script(INFO, *([HANG_UP] if lost else []), answer(412), *([head] if lost else []))
+    source = Bytes(b"body")
+    with pytest.raises(Exists) if not lost or there != b"body" else nullcontext():
+        store.put("b", "k", source, md5=md5_of(b"body"), content_type="t/t", exclusive=True)
+    puts = [request for request in server.received if request.method == "PUT"]
+    assert [put.headers["if-none-match"] for put in puts] == ["*"] * (1 + lost)
 
 
 def test_a_host_that_is_not_there_is_unavailable(auth: FakeAuth, store: SwiftStore) -> None:

@@ -685,6 +685,39 @@ def test_a_failed_upload_fails_the_close_and_the_data_are_kept(
     assert Path(line.rpartition("kept in ")[2]).read_bytes() == b"precious"
 
 
+def test_a_file_that_another_client_made_after_o_excl_is_not_replaced(
+    fs: VfsFs, store: MemStore, expected_logs: ExpectLog, clock: FakeClock
+) -> None:
+    expected_logs("bucket/lock was not stored")
+    fs.listdir("/bucket")
+    fd = fs.open("/bucket/lock", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    fs.pwrite(fd, b"ours", 0)
+    put_bytes(store, "bucket", "lock", b"theirs")
+    with pytest.raises(Exists):
+        fs.close(fd)
+    assert read_file(fs, "/bucket/lock") == b"theirs"
+    clock.advance(100)
+    fs.unlink("/bucket/lock")
+    write_file(fs, "/bucket/lock", b"again", flags=os.O_EXCL)
+    with opened(fs, "/bucket/lock", os.O_RDWR) as fd:
+        fs.pwrite(fd, b"A", 0)
+    assert get_bytes(store, "bucket", "lock") == b"Again"
+
+
+def test_a_version_that_is_gone_when_the_rest_of_it_is_fetched_is_stale_and_looked_up_anew(
+    fs: VfsFs, store: MemStore, clock: FakeClock, expected_logs: ExpectLog
+) -> None:
+    expected_logs("bucket/a was not stored")
+    put_bytes(store, "bucket", "a", b"0123456789")
+    fd = fs.open("/bucket/a", os.O_RDWR)
+    fs.pwrite(fd, b"x", 3)
+    clock.advance(5)
+    put_bytes(store, "bucket", "a", b"theirs")
+    with pytest.raises(Stale):
+        fs.close(fd)
+    assert read_file(fs, "/bucket/a") == b"theirs"
+
+
 def test_a_failed_fsync_can_be_tried_again(fs: VfsFs, store: MemStore) -> None:
     fd = fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT)
     fs.pwrite(fd, b"precious", 0)

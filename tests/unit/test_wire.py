@@ -300,6 +300,7 @@ def test_openstack_swift_is_known_by_its_info() -> None:
         max_key_bytes=1000,
         max_container_bytes=200,
         min_container_bytes=1,
+        conditional_put=True,
     )
 
 
