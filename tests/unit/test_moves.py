@@ -224,6 +224,22 @@ def test_a_crash_just_before_the_end_leaves_an_empty_directory(
     assert again.listdir("/bucket") == ["new"]
 
 
+@pytest.mark.semantics("L4")
+def test_a_rename_over_an_open_file_that_fails_costs_the_new_name_and_never_the_old(
+    fs: VfsFs, store: MemStore
+) -> None:
+    # libfuse hides the open file first, which is not to be told from an unlink.
+    fd = fs.open("/bucket/old/000", os.O_RDONLY)
+    fs.vfs.hide("/bucket/old/000", "/bucket/old/.fuse_hidden")
+    store.fail_next(QuotaExceeded("bucket", "full"), "copy")
+    with pytest.raises(QuotaExceeded):
+        fs.rename("/bucket/old/001", "/bucket/old/000")
+    assert get_bytes(store, "bucket", "old/001") == b"old/001"
+    assert "old/000" not in store.keys("bucket")
+    assert fs.pread(fd, 10, 0) == b"old/000"
+    fs.close(fd)
+
+
 def test_a_directory_that_only_looks_like_a_half_copy_is_not_empty(
     fs: VfsFs, store: MemStore
 ) -> None:

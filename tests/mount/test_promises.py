@@ -1,0 +1,101 @@
+"""Promises of docs/SEMANTICS.md that only a real mount can show, beside those of other files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from swiftclient.client import Connection
+
+from allasfs.demo import Cloud
+
+from .conftest import MakeMount
+from .support import refused, succeed, wait_until
+from .test_main_job import MIB, listed, stored
+
+
+@pytest.mark.semantics("L3")
+def test_a_process_that_dies_before_close_loses_what_was_written_and_not_the_old_version(
+    mount: MakeMount, bucket: str, swift: Connection
+) -> None:
+    swift.put_object(bucket, "file", b"old")
+    served = mount(bucket)
+    fd = os.open(served.path / "file", os.O_WRONLY | os.O_TRUNC)
+    os.write(fd, b"new and lost")
+    served.kill()
+    with refused(errno.ENOTCONN, errno.ECONNABORTED):
+        os.close(fd)
+    assert stored(swift, bucket, "file") == b"old"
+    assert (mount(bucket).path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.semantics("C4", "A3")
+def test_what_stat_says_beside_size_and_time(project: Path, bucket: str) -> None:
+    directory = project / bucket / "d"
+    directory.mkdir()
+    file = directory / "file"
+    with file.open("wb") as sparse:
+        sparse.truncate(MIB + 1)
+    found, above = file.stat(), directory.stat()
+    assert (found.st_nlink, above.st_nlink, above.st_size) == (1, 2, 0)
+    assert found.st_blocks == MIB // 512 + 1
+    os.utime(file, ns=(10**18, 2 * 10**18))
+    found = file.stat()
+    assert found.st_atime_ns == found.st_ctime_ns == found.st_mtime_ns == 2 * 10**18
+    assert len({path.stat().st_ino for path in (project, project / bucket, directory, file)}) == 4
+
+
+@pytest.mark.semantics("C2")
+def test_stat_and_ls_do_not_wait_for_an_upload(
+    mount: MakeMount, cloud: Cloud, bucket: str, swift: Connection
+) -> None:
+    served = mount(bucket)
+    path = served.path / "file"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    os.write(fd, b"content")
+    served.path.stat()
+    cloud.pause_swift()
+    try:
+        closing = threading.Thread(target=os.close, args=[fd])
+        closing.start()
+        assert path.stat().st_size == 7
+        assert os.listdir(served.path) == ["file"]
+        assert closing.is_alive()
+    finally:
+        cloud.resume_swift()
+    closing.join()
+    assert stored(swift, bucket, "file") == b"content"
+
+
+@pytest.mark.semantics("C25", "C26")
+def test_mv_of_directories_with_open_files_moves_them_on_the_server(
+    project: Path, bucket: str, swift: Connection, cloud: Cloud
+) -> None:
+    for number in range(20):
+        swift.put_object(bucket, f"old/d{number % 4}/file{number}", f"{number}".encode())
+    top = project / bucket
+    with (
+        (top / "old/d1/file1").open("r+b", buffering=0) as changed,
+        (top / "old/d2/unlinked").open("w+b", buffering=0) as unlinked,
+    ):
+        changed.write(b"changed")
+        unlinked.write(b"kept")
+        (top / "old/d2/unlinked").unlink()
+        cloud.forget_requests()
+        succeed("mv", top / "old", top / "new")
+        methods = [request.method for request in cloud.requests()]
+        assert methods.count("COPY") == 20
+        assert "GET" not in [r.method for r in cloud.requests() if "/old/" in r.path]
+        unlinked.seek(0)
+        assert unlinked.read() == b"kept"
+        changed.write(b" again")
+        assert os.fstat(unlinked.fileno()).st_size == 4
+    assert (top / "new/d1/file1").read_bytes() == b"changed again"
+    assert sorted(os.listdir(top / "new/d2")) == [f"file{number}" for number in (10, 14, 18, 2, 6)]
+    assert len(listed(swift, bucket)) == 20
+    assert not any(name.startswith(("old", ".fuse")) for name in listed(swift, bucket))
+    succeed("rm", "-r", top / "new")
+    wait_until(lambda: listed(swift, bucket) == {}, "nothing is left")
