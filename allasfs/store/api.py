@@ -87,6 +87,8 @@ class ContainerInfo:
     count: int | None = None
     bytes_used: int | None = None
     mtime_ns: int = 0
+    # Without ``x-container-meta-``, names in lower case. None: listings do not tell.
+    metadata: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,12 @@ class Capabilities:
     min_container_bytes: int = 1
     # A PUT can be refused where the name is taken. False on RGW, which ignores the header.
     conditional_put: bool = False
+    # Metadata of one object or container. Where the server does not tell (RGW), the stricter of
+    # Swift's constraints and what RGW was measured to take.
+    max_meta_name_bytes: int = 80
+    max_meta_value_bytes: int = 256
+    max_meta_items: int = 90
+    max_meta_bytes: int = 4096
 
 
 class Source(Protocol):
@@ -183,6 +191,10 @@ class Store(Protocol):
         """Return what the server can do; asked once."""
         ...
 
+    def url(self, container: str, key: str = "") -> str:
+        """Return the address of an object, a container, or (both empty) the account."""
+        ...
+
     def account(self) -> AccountInfo:
         """Return usage and quota of the account."""
         ...
@@ -192,7 +204,11 @@ class Store(Protocol):
         ...
 
     def head_container(self, container: str) -> ContainerInfo:
-        """Return one container, also another project's that this one may read."""
+        """Return one container with its metadata, also another project's that may be read."""
+        ...
+
+    def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
+        """Change the named metadata of a container; an empty value removes."""
         ...
 
     def create_container(self, container: str) -> None:

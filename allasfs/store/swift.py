@@ -7,6 +7,7 @@ the answers mean is in ``wire.py``. Any thread may call any method.
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import random
@@ -69,6 +70,10 @@ FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 8.0
 # RGW handles 1024 names of one bulk request and says nothing of the rest (measured, 16.2).
 BULK_DELETE_NAMES = 1000
+
+# An object may have 90 items of metadata on OpenStack Swift, some hundred on RGW, each a header;
+# Python's limit of 100 for all headers would make such an object unreadable.
+http.client._MAXHEADERS = 1000  # type: ignore[attr-defined]
 
 _TRANSPORT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
@@ -204,6 +209,11 @@ class SwiftStore:
         """Return what the server can do; asked once."""
         return self._capabilities
 
+    def url(self, container: str, key: str = "") -> str:
+        """Return the address of an object, a container or the account."""
+        path = f"{quote(container)}/{quote(key)}".strip("/")
+        return f"{self._auth.endpoint().storage_url}/{path}".rstrip("/")
+
     def account(self) -> AccountInfo:
         """Return usage and quota of the account."""
         headers = self._send(_Request("HEAD", "", subject="the account")).headers
@@ -222,6 +232,11 @@ class SwiftStore:
         return self._understood(
             lambda said: wire.container_info(container, said), headers, container
         )
+
+    def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
+        """Change the named metadata; what is not named stays, an empty value removes."""
+        sent = wire.meta_headers(metadata, wire.CONTAINER_META)
+        self._send(_Request("POST", quote(container), headers=sent, subject=container))
 
     def create_container(self, container: str) -> None:
         """Create it; raise Exists when the name is taken by another project."""
@@ -674,17 +689,19 @@ class _Response:
         headers: Mapping[str, str],
     ) -> None:
         began = time.monotonic()
-        connection.request(method, path, data, dict(headers))
+        # Names stay str for swiftclient, which looks some of them up.
+        sent = {name: wire.encoded(value) for name, value in headers.items()}
+        connection.request(method, path, data, sent)
         self._response: Any = connection.getresponse()
         self.status: int = self._response.status
         # Set by the one who takes over the connection.
         self.keep = False
         self.is_read = False
-        try:
-            self.headers = {name.lower(): value for name, value in self._response.getheaders()}
-            self.headers |= _lost_headers(self._response.raw)
-        except UnicodeDecodeError as exc:
-            raise requests.exceptions.InvalidHeader("a header is not UTF-8") from exc
+        self.headers = {
+            wire.decoded(name).lower(): wire.decoded(value)
+            for name, value in self._response.headers.items()
+        }
+        self.headers |= _lost_headers(self._response.raw)
         log.debug(
             "%s %s: %d in %.0f ms [%s]",
             method,
@@ -716,7 +733,8 @@ def _lost_headers(raw: Any) -> dict[str, str]:
     rest = original.msg.get_payload() if original is not None else ""
     if not isinstance(rest, str) or not rest:
         return {}
-    lines = rest.encode("iso-8859-1").decode().splitlines()
+    # Not splitlines(): it takes more for an end of line than HTTP does.
+    lines = wire.decoded(rest).replace("\r\n", "\n").split("\n")
     fields = [line.partition(":") for line in lines]
     found = {name.strip().lower(): value.strip() for name, colon, value in fields if colon}
     if original.length is None and found.get("content-length", "").isdecimal():

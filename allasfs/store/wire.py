@@ -41,6 +41,7 @@ from allasfs.store.api import (
 )
 
 META = "x-object-meta-"
+CONTAINER_META = "x-container-meta-"
 # What a POST drops on OpenStack Swift unless it is sent again (measured on Swift 2.38).
 KEPT_HEADERS = ("content-disposition", "content-encoding", "x-delete-at", "x-object-manifest")
 
@@ -145,6 +146,7 @@ def container_info(name: str, headers: Headers) -> ContainerInfo:
         int(headers.get("x-container-object-count", 0)),
         int(headers.get("x-container-bytes-used", 0)),
         header_time_ns(headers),
+        _metadata(headers, CONTAINER_META),
     )
 
 
@@ -211,15 +213,34 @@ def object_head(key: str, headers: Headers) -> ObjectHead:
     """Return what HEAD told."""
     return ObjectHead(
         object_info(key, headers, int(headers["content-length"])),
-        {name[len(META) :]: value for name, value in headers.items() if name.startswith(META)},
+        _metadata(headers, META),
         {name: headers[name] for name in KEPT_HEADERS if headers.get(name)},
         unquote(headers.get("x-object-manifest", "")),
     )
 
 
-def meta_headers(metadata: Mapping[str, str] | None) -> dict[str, str]:
+def decoded(header: str) -> str:
+    """Return a header as http.client gives it (ISO 8859-1) as the UTF-8 that it is meant to be.
+
+    Bytes that are no UTF-8 become surrogates, and themselves again in ``encoded``.
+    """
+    return header.encode("iso-8859-1").decode(errors="surrogateescape")
+
+
+def _metadata(headers: Headers, prefix: str) -> dict[str, str]:
+    return {
+        name[len(prefix) :]: value for name, value in headers.items() if name.startswith(prefix)
+    }
+
+
+def encoded(header: str) -> bytes:
+    """Return the bytes of a header that ``decoded`` gave."""
+    return header.encode(errors="surrogateescape")
+
+
+def meta_headers(metadata: Mapping[str, str] | None, prefix: str = META) -> dict[str, str]:
     """Return metadata as the headers of PUT and POST."""
-    return {META + name.lower(): value for name, value in (metadata or {}).items()}
+    return {prefix + name.lower(): value for name, value in (metadata or {}).items()}
 
 
 # -- the server -----------------------------------------------------------------------------------
@@ -249,6 +270,10 @@ def capabilities(info: Mapping[str, Any]) -> Capabilities:
         ),
         min_container_bytes=1 if is_reference else 3,
         conditional_put=is_reference,
+        max_meta_name_bytes=int(swift.get("max_meta_name_length", default.max_meta_name_bytes)),
+        max_meta_value_bytes=int(swift.get("max_meta_value_length", default.max_meta_value_bytes)),
+        max_meta_items=int(swift.get("max_meta_count", default.max_meta_items)),
+        max_meta_bytes=int(swift.get("max_meta_overall_size", default.max_meta_bytes)),
     )
 
 

@@ -370,6 +370,58 @@ def test_metadata_names_are_in_lower_case_and_values_as_given(store: Store, buck
     }
 
 
+def test_metadata_keeps_what_a_header_may_hold(store: Store, bucket: str) -> None:
+    given = {
+        "a.b!#$&'*+^`|~": "1",
+        "escaped%5fname": "2",
+        "percent": "100%25 %zz %",
+        "inside": "a  b\tc",
+        "grave": "à",
+        "quotes": "\"'\\,;=",
+        "wide": "\xa0\u2028\x85",
+        "empty": "",
+    }
+    put_bytes(store, bucket, "key", b"1", metadata=given)
+    head = store.head(bucket, "key")
+    assert head.metadata == given
+    store.post(bucket, head, {**given, "more": "3"})
+    assert store.head(bucket, "key").metadata == {**given, "more": "3"}
+
+
+def test_an_object_may_have_as_much_metadata_as_the_server_says(store: Store, bucket: str) -> None:
+    limits = store.capabilities()
+    many = {f"k{number}": "1" for number in range(limits.max_meta_items)}
+    long = {"n" * limits.max_meta_name_bytes: "v" * limits.max_meta_value_bytes}
+    for metadata in (many, long):
+        put_bytes(store, bucket, "key", b"1", metadata=metadata)
+        head = store.head(bucket, "key")
+        assert head.metadata == metadata
+        store.post(bucket, head, metadata)
+        assert store.head(bucket, "key").metadata == metadata
+        assert get_bytes(store, bucket, "key") == b"1"
+
+
+def test_post_changes_the_named_metadata_of_a_container(store: Store, bucket: str) -> None:
+    assert store.head_container(bucket).metadata == {}
+    store.post_container(bucket, {"Mtime": "1.5", "mode": "700", "color": "ä"})
+    store.post_container(bucket, {"mode": "", "uid": "5", "never-there": ""})
+    found = {"mtime": "1.5", "color": "ä", "uid": "5"}
+    assert store.head_container(bucket).metadata == found
+    put_bytes(store, bucket, "key", b"1")
+    assert store.head_container(bucket).metadata == found
+    (listed,) = [each for each in store.containers() if each.name == bucket]
+    assert listed.metadata is None
+    with pytest.raises(NotFound):
+        store.post_container(bucket + "-missing", {"mode": "700"})
+
+
+def test_a_removed_container_leaves_no_metadata(store: Store, bucket: str) -> None:
+    store.post_container(bucket, {"mode": "700"})
+    store.delete_container(bucket)
+    store.create_container(bucket)
+    assert store.head_container(bucket).metadata == {}
+
+
 def test_post_replaces_the_metadata_and_keeps_all_else(store: Store, bucket: str) -> None:
     kept = {"content-disposition": 'attachment; filename="a.txt"', "content-encoding": "x-none"}
     put_bytes(

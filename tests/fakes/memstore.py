@@ -178,6 +178,7 @@ class MemStore:
         self._lock = threading.Lock()
         self._containers: dict[str, dict[str, _Object]] = {}
         self._born_ns: dict[str, int] = {}
+        self._container_metadata: dict[str, dict[str, str]] = {}
         self._calls: list[Call] = []
         self._faults: list[_Fault] = []
         self._sent_bytes = 0
@@ -232,6 +233,10 @@ class MemStore:
         """Return what this store pretends to be."""
         return self._capabilities
 
+    def url(self, container: str, key: str = "") -> str:
+        """Return an address that nobody can open."""
+        return f"memory:/{container}/{key}".rstrip("/")
+
     def account(self) -> AccountInfo:
         """Return usage and quota of the account."""
         with self._request(Call("account")):
@@ -258,7 +263,16 @@ class MemStore:
         """Return one container."""
         with self._request(Call("head_container", container)):
             self._objects(container)
-            return self._container_info(container)
+            metadata = dict(self._container_metadata[container])
+            return replace(self._container_info(container), metadata=metadata)
+
+    def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
+        """Change the named metadata; an empty value removes."""
+        with self._request(Call("post_container", container)):
+            self._objects(container)
+            merged = self._container_metadata[container] | _lower(metadata)
+            kept = {name: value for name, value in merged.items() if value}
+            self._container_metadata[container] = kept
 
     def create_container(self, container: str) -> None:
         """Create it, or find that it is there."""
@@ -266,6 +280,7 @@ class MemStore:
             if container not in self._containers:
                 self._containers[container] = {}
                 self._born_ns[container] = self._now_ns()
+                self._container_metadata[container] = {}
 
     def delete_container(self, container: str) -> None:
         """Delete it; raise DirectoryNotEmpty, NotFound."""
@@ -273,6 +288,7 @@ class MemStore:
             if self._objects(container):
                 raise DirectoryNotEmpty(container)
             del self._containers[container]
+            del self._container_metadata[container]
 
     def listing(
         self, container: str, *, prefix: str = "", delimiter: str = "", marker: str = ""

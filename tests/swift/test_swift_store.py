@@ -365,3 +365,33 @@ def test_files_cost_as_few_requests_as_on_the_store_in_memory(
     assert read_file(fs, f"/{bucket}/d3/new") == b"content"
     assert [request.method for request in cloud.requests()] == ["PUT", "GET"]
     assert vfs.close() == []
+
+
+# -- metadata -------------------------------------------------------------------------------------
+
+
+def test_metadata_that_is_no_utf8_is_kept_as_it_is(
+    store: SwiftStore, cloud: Cloud, bucket: str
+) -> None:
+    token = cloud.token()
+    url = f"{token.storage_url}/{bucket}/key"
+    headers = {"x-auth-token": token.id, "x-object-meta-latin": b"caf\xe9"}
+    requests.put(url, data=b"data", headers=headers, timeout=30).raise_for_status()
+    head = store.head(bucket, "key")
+    assert head.metadata == {"latin": "caf\udce9"}
+    assert get_bytes(store, bucket, "key") == b"data"
+    store.post(bucket, head, {**head.metadata, "more": "1"})
+    answer = requests.head(url, headers={"x-auth-token": token.id}, timeout=30)
+    assert answer.headers["x-object-meta-latin"].encode("latin-1") == b"caf\xe9"
+
+
+def test_the_address_of_an_object_is_where_other_programs_find_it(
+    store: SwiftStore, cloud: Cloud, bucket: str
+) -> None:
+    put_bytes(store, bucket, "dir/ä b?%", b"data")
+    headers = {"x-auth-token": cloud.token().id}
+    assert requests.get(store.url(bucket, "dir/ä b?%"), headers=headers, timeout=30).content == (
+        b"data"
+    )
+    assert store.url("") == cloud.storage_url
+    assert store.url(bucket) == f"{cloud.storage_url}/{bucket}"
