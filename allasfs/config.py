@@ -56,6 +56,16 @@ class Config:
     # larger files get larger segments (store/large.py).
     segment_size: int = GIB
 
+    # Whether attributes of versions that this computer never saw are asked for (one HEAD each), or
+    # taken from the listing: the time when the object was stored, the mount's mode and owner.
+    exact_attributes: bool = False
+    # Extended attributes (user.*). They cost the kernel a question for each write (DESIGN.md).
+    xattrs: bool = True
+    # Where attributes are remembered for the next mount. None: nowhere; the program chooses a file.
+    attr_db: Path | None = None
+    # So many versions: two buckets of the most objects that Allas takes, some 300 MB. 0: none.
+    attr_db_rows: int = 1_000_000
+
     read_only: bool = False
     allow_other: bool = False
     default_permissions: bool = False

@@ -118,6 +118,30 @@ class NotSupported(Refused):
     code = errno.EOPNOTSUPP
 
 
+class NoAttribute(Refused):
+    """No extended attribute of this name."""
+
+    code = errno.ENODATA
+
+
+class AttributeNameTooLong(Refused):
+    """The store takes no metadata with so long a name."""
+
+    code = errno.ERANGE
+
+
+class AttributeTooLarge(Refused):
+    """The store takes no metadata with so long a value."""
+
+    code = errno.E2BIG
+
+
+class AttributesFull(Refused):
+    """The store takes no more metadata for this object."""
+
+    code = errno.ENOSPC
+
+
 class CrossDevice(Refused):
     """A rename that must be a copy: of a bucket, or out of the mounted prefix."""
 

@@ -103,6 +103,8 @@ def _mount(args: list[str]) -> int:
     label = f"{config.bucket}/{config.prefix}".strip("/") or "the whole project"
     if config.spool_dir is None:
         config = replace(config, spool_dir=folders.default_spool(mount_point, label))
+    if config.attr_db is None:
+        config = replace(config, attr_db=folders.default_attr_db())
     log_settings = logs.LogSettings(
         level=settings.log_level,
         file=settings.log_file,

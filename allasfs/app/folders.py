@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 import warnings
 from pathlib import Path
 
@@ -35,6 +36,15 @@ def default_spool(mount_point: str, what: str) -> Path:
     It is a state folder, not a cache folder: what could not be uploaded yet exists nowhere else.
     """
     return platformdirs.user_state_path(NAME) / "spool" / _digest(f"{mount_point}\0{what}")
+
+
+def default_attr_db() -> Path:
+    """Return the file that remembers attributes: one for each computer.
+
+    A home folder may be shared by computers, and SQLite's write-ahead log may not.
+    """
+    host = re.sub(r"[^\w.-]+", "-", socket.gethostname())[:MAX_SLUG] or "localhost"
+    return platformdirs.user_cache_path(NAME) / f"attributes-{host}.sqlite"
 
 
 def control_name(mount_point: str) -> str:

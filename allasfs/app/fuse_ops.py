@@ -29,6 +29,7 @@ from allasfs.deadline import within
 from allasfs.errors import Failed, Internal, LookAgain, MountFailed, NotSupported, Refused
 from allasfs.fs.attrs import STAT_BLOCK, Attr, Given
 from allasfs.fs.vfs import Vfs
+from allasfs.fs.xattrs import USER
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
 # What df shows as free where nothing limits the account: 1 PiB.
 UNLIMITED = 1024**5
+
+
+XATTR_OPERATIONS = ("getxattr", "listxattr", "setxattr", "removexattr")
 
 
 def _register_codec() -> None:
@@ -84,6 +88,10 @@ class FuseOps:
         self._lock = threading.Lock()
         # What made ``init`` fail, where nothing may be raised.
         self.failure: BaseException | None = None
+        if not config.xattrs:
+            # As if they were not defined: the kernel asks once, and then refuses by itself.
+            for name in XATTR_OPERATIONS:
+                setattr(self, name, None)
 
     def __call__(self, op: str, *args: Any) -> Any:
         """Do one operation within its deadline; raise only OSError with a positive errno."""
@@ -182,6 +190,25 @@ class FuseOps:
         """Give an owner; -1 leaves one as it is."""
         owner = None if uid == -1 else uid
         self._vfs.set_attributes(path, Given(uid=owner, gid=None if gid == -1 else gid))
+
+    def getxattr(self, path: str, name: str) -> bytes:
+        """The value of an extended attribute; fusepy sees to the size of the caller's buffer."""
+        if not name.startswith(USER):
+            # The kernel asks for security.capability before each write, ls for access lists.
+            raise NotSupported(path)
+        return self._vfs.getxattr(path, name)
+
+    def listxattr(self, path: str) -> list[str]:
+        """The names of the extended attributes."""
+        return self._vfs.listxattr(path)
+
+    def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
+        """Set an extended attribute."""
+        self._vfs.setxattr(path, name, value, flags)
+
+    def removexattr(self, path: str, name: str) -> None:
+        """Remove an extended attribute."""
+        self._vfs.removexattr(path, name)
 
     def symlink(self, target: str, source: str) -> None:
         """Make a symbolic link ``target`` that points to ``source``."""

@@ -84,6 +84,12 @@ def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def _exact_or_listed(text: str) -> bool:
+    if text not in ("exact", "listed"):
+        raise ValueError(f"{text!r} is neither listed nor exact")
+    return text == "exact"
+
+
 def _level(text: str) -> str:
     if text not in logs.LEVELS:
         raise ValueError(f"{text!r} is none of {', '.join(logs.LEVELS)}")
@@ -146,6 +152,31 @@ MOUNT_OPTIONS = (
     Option("uid", "uid", _number, "Owner of all files.", "UID", "your own"),
     Option("gid", "gid", _number, "Group of all files.", "GID", "your own"),
     Option("umask", "umask", octal_mask, "Permission bits that no file has, octal.", "MASK"),
+    Option(
+        "attrs",
+        "exact_attributes",
+        _exact_or_listed,
+        "Times, modes and owners of objects that this computer never saw: 'listed' shows when they"
+        " were stored and the mount's mode and owner; 'exact' asks for each, once.",
+        "listed|exact",
+        "listed",
+    ),
+    Option(
+        "attr-db",
+        "attr_db",
+        _path,
+        "File that remembers them, also for other mounts of yours.",
+        "FILE",
+        "a file of this computer in your cache folder (~/.cache/allasfs)",
+    ),
+    Option(
+        "attr-db-rows",
+        "attr_db_rows",
+        _number,
+        "How many objects it remembers at most; 0 remembers none.",
+        "N",
+    ),
+    Option("xattrs", "xattrs", yes_or_no, "Offer extended attributes (user.*)."),
 )
 STORE_OPTIONS = (
     Option(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from cachetools import LRUCache
 
 from allasfs.config import Config
+from allasfs.fs.database import Database, Row
 from allasfs.store.api import ObjectInfo
 
 # An object of this type whose content is the target: a listing alone shows that it is a link.
@@ -19,7 +20,7 @@ LONGEST_TARGET = 4096
 # Names of the metadata. rclone and the swift client keep a file's time as ``mtime``; the others
 # are those of rclone's metadata, with its formats (octal mode, decimal ids).
 MTIME, MODE, UID, GID = "mtime", "mode", "uid", "gid"
-# Objects whose attributes are remembered; some 200 bytes each.
+# Objects whose attributes are remembered in memory; some 500 bytes each.
 REMEMBERED = 200_000
 # The block that st_blocks counts (POSIX, stat(2)).
 STAT_BLOCK = 512
@@ -60,8 +61,10 @@ class Given:
         """Return them as object metadata."""
         texts = {}
         if self.mtime_ns is not None:
-            seconds, fraction = divmod(self.mtime_ns, 1_000_000_000)
-            texts[MTIME] = f"{seconds}.{fraction:09d}".rstrip("0").rstrip(".")
+            # Sign and digits, as rclone and the swift client write: -1.5 is 1.5 s before 1970.
+            seconds, fraction = divmod(abs(self.mtime_ns), 1_000_000_000)
+            sign = "-" if self.mtime_ns < 0 else ""
+            texts[MTIME] = f"{sign}{seconds}.{fraction:09d}".rstrip("0").rstrip(".")
         if self.mode is not None:
             texts[MODE] = f"{self.mode:o}"
         if self.uid is not None:
@@ -93,12 +96,12 @@ def _number(text: str, base: int) -> int | None:
 
 
 def _time_ns(text: str) -> int | None:
-    seconds, _, fraction = text.partition(".")
+    seconds, _, fraction = text.removeprefix("-").partition(".")
     digits = fraction[:9].ljust(9, "0")
-    whole = seconds.removeprefix("-")
-    if not (text.isascii() and whole.isdecimal() and digits.isdecimal()) or len(whole) > 12:
+    if not (text.isascii() and seconds.isdecimal() and digits.isdecimal()) or len(seconds) > 12:
         return None
-    return int(seconds) * 1_000_000_000 + int(digits)
+    time_ns = int(seconds) * 1_000_000_000 + int(digits)
+    return -time_ns if text.startswith("-") else time_ns
 
 
 def is_symlink(info: ObjectInfo) -> bool:
@@ -106,23 +109,35 @@ def is_symlink(info: ObjectInfo) -> bool:
     return info.content_type.partition(";")[0] == SYMLINK_TYPE and 0 < info.size <= LONGEST_TARGET
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a version: what stat shows, and all metadata (None: nobody asked)."""
+
+    told: Given = Given()
+    metadata: Mapping[str, str] | None = None
+
+
 class Attributes:
     """Makes Attr records by the mount's rules, and remembers what was given to files.
 
     A listing tells when an object was stored, not the attributes that a program gave the file.
-    Those of versions that this mount stored or asked for are remembered, so what stat said of a
-    file does not change when its upload ends.
+    Those of versions that this computer stored or asked for are remembered, so what stat said of a
+    file does not change when its upload ends, nor at the next mount. What stat told once of a
+    version, it tells until the unmount, also if more is learnt meanwhile.
     """
 
-    def __init__(self, config: Config, *, now_ns: int) -> None:
+    def __init__(self, config: Config, database: Database | None = None, *, now_ns: int) -> None:
         self.dir_mode = 0o777 & ~config.umask
         self.file_mode = 0o666 & ~config.umask
         self._uid, self._gid = config.uid, config.gid
         self._now_ns = now_ns
+        self._database = database
         # Leaf lock.
         self._lock = threading.Lock()
-        # (version, what was given to it) by (bucket, key); guarded.
-        self._known: LRUCache[tuple[str, str], tuple[ObjectInfo, Given]] = LRUCache(REMEMBERED)
+        # Version and what is known of it by (bucket, key); guarded.
+        self._known: LRUCache[tuple[str, str], tuple[ObjectInfo, Known]] = LRUCache(REMEMBERED)
+
+    # -- what stat shows --------------------------------------------------------------------------
 
     def directory(self, given: Given = Given(), *, mtime_ns: int = 0) -> Attr:
         """Return the attributes of a directory; without a time it has that of the mount."""
@@ -152,13 +167,71 @@ class Attributes:
             nlink,
         )
 
-    def given(self, bucket: str, info: ObjectInfo) -> Given:
-        """Return what is remembered of a version."""
-        with self._lock:
-            known = self._known.get((bucket, info.key))
-        return known[1] if known and known[0].same_version(info) else Given()
+    # -- the memory -------------------------------------------------------------------------------
 
-    def remember(self, bucket: str, info: ObjectInfo, given: Given) -> None:
-        """Keep what was given to a version."""
+    def given(self, bucket: str, info: ObjectInfo) -> Given:
+        """Return what is told of a version, from now on; asks nobody."""
+        known = self._find(bucket, info)
+        if known is None:
+            known = Known()
+            self._enter(bucket, info, known)
+        return known.told
+
+    def metadata(self, bucket: str, info: ObjectInfo) -> Mapping[str, str] | None:
+        """Return all metadata of a version, None when nobody asked for it yet."""
+        known = self._find(bucket, info)
+        return known.metadata if known is not None else None
+
+    def remember(
+        self,
+        bucket: str,
+        info: ObjectInfo,
+        told: Given,
+        metadata: Mapping[str, str] | None,
+    ) -> None:
+        """Keep what an own version has: what stat shows, and all its metadata if known."""
         with self._lock:
-            self._known[bucket, info.key] = (info, given)
+            self._known[bucket, info.key] = (info, Known(told, metadata))
+        self._note(bucket, info, told, metadata)
+
+    def learn(self, bucket: str, info: ObjectInfo, metadata: Mapping[str, str]) -> None:
+        """Keep what the store said of a version; what was told of it before stays told."""
+        known = self._find(bucket, info)
+        if known is not None and known.metadata == metadata:
+            return
+        told = known.told if known is not None else given_by(metadata)
+        self._enter(bucket, info, Known(told, metadata))
+        self._note(bucket, info, told, metadata)
+
+    def moved(self, old: tuple[str, ObjectInfo], new: tuple[str, ObjectInfo]) -> None:
+        """A version has another name, and all else of it is as it was, its time too."""
+        known = self._find(*old) or Known()
+        told = Given(mtime_ns=old[1].mtime_ns).changed(known.told)
+        self.remember(*new, told, known.metadata)
+
+    def _find(self, bucket: str, info: ObjectInfo) -> Known | None:
+        with self._lock:
+            version, known = self._known.get((bucket, info.key), (None, None))
+        if version is not None and version.same_version(info):
+            return known
+        row = self._database.find(bucket, info.key) if self._database is not None else None
+        if row is None or not row.info.same_version(info):
+            return None
+        known = Known(given_by(row.metadata), row.metadata if row.is_whole else None)
+        self._enter(bucket, info, known)
+        return known
+
+    def _enter(self, bucket: str, info: ObjectInfo, known: Known) -> None:
+        """Keep what is known of a version, unless a newer one was entered meanwhile."""
+        with self._lock:
+            version, _ = self._known.get((bucket, info.key), (None, None))
+            is_older = version is not None and version.mtime_ns > info.mtime_ns
+            if version is None or not is_older or version.same_version(info):
+                self._known[bucket, info.key] = (info, known)
+
+    def _note(
+        self, bucket: str, info: ObjectInfo, told: Given, metadata: Mapping[str, str] | None
+    ) -> None:
+        if self._database is not None:
+            kept = told.metadata() if metadata is None else metadata
+            self._database.note(Row(bucket, info, kept, metadata is not None))

@@ -11,7 +11,7 @@ import logging
 import mimetypes
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
@@ -83,6 +83,8 @@ class OpenFile:
         self.is_orphan = False
         self.handles = 0
         self._given = services.attributes.given(place.bucket, info) if info is not None else given
+        # What a program made of the object's metadata, for the next upload.
+        self._metadata: dict[str, str] | None = None
         self._failure = ""
         self._attr: Attr
         self._refresh()
@@ -141,6 +143,7 @@ class OpenFile:
                 self.place.bucket,
                 self.info,
                 timeout_s=services.config.timeout_s,
+                learn=services.attributes.learn,
             )
         return self._reader
 
@@ -190,6 +193,29 @@ class OpenFile:
             self._given = self._given.changed(given)
             self._refresh()
 
+    def metadata(self) -> dict[str, str]:
+        """Return what the next upload will store beside times, mode and owner."""
+        with self.lock:
+            if self._metadata is not None:
+                return self._metadata
+            if self.info is None:
+                return {}
+            services, bucket = self._services, self.place.bucket
+            known = services.attributes.metadata(bucket, self.info)
+            if known is None:
+                try:
+                    head = services.store.head(bucket, self.info.key)
+                except NotFound:
+                    return {}
+                services.attributes.learn(bucket, head.info, head.metadata)
+                known = head.metadata
+            return dict(known)
+
+    def change_metadata(self, change: Callable[[Mapping[str, str]], dict[str, str]]) -> None:
+        """Let the next upload store other metadata than the object has."""
+        with self.lock:
+            self._metadata = change(self.metadata())
+
     def _touch(self) -> None:
         self.is_dirty = True
         self._given = replace(self._given, mtime_ns=self._services.clock_ns())
@@ -224,20 +250,24 @@ class OpenFile:
         services, place = self._services, self.place
         spool = self._open_spool()
         self._fill(spool)
-        metadata, content_type = self._inherited()
+        inherited, content_type = self._inherited()
+        if self._metadata is not None:
+            inherited = self._metadata
+        metadata = {**inherited, **self._given.metadata()}
         info = services.uploader.upload(
             place.bucket,
             self.key,
             spool,
             content_type=content_type,
-            metadata={**metadata, **self._given.metadata()},
+            metadata=metadata,
             replaced=self.info,
             exclusive=self._exclusive and self.info is None,
         )
         self.info = info
         self.is_dirty = False
         self._drop_reader()
-        services.attributes.remember(place.bucket, info, self._given)
+        self._metadata = None
+        services.attributes.remember(place.bucket, info, self._given, metadata)
         services.listings.stored(place.bucket, info)
 
     def _fill(self, spool: SpoolFile) -> None:
@@ -265,7 +295,8 @@ class OpenFile:
             self.place = place
             if info is not None:
                 self.info = info
-                self._given = self._services.attributes.given(place.bucket, info)
+                if not self.is_dirty:
+                    self._given = self._services.attributes.given(place.bucket, info)
                 if self._reader is not None:
                     self._reader.moved(place.bucket, info)
             self._refresh()

@@ -168,7 +168,7 @@ class Moves:
         stored = copy.new
         if copy.before is not None:
             stored = large.unshare(self._store, new_bucket, stored, copy.before)
-        self._attributes.remember(new_bucket, stored, self._attributes.given(bucket, copy.old))
+        self._attributes.moved((bucket, copy.old), (new_bucket, stored))
         self._listings.stored(new_bucket, stored)
         self._listings.removed(bucket, copy.old)
         return stored
@@ -244,10 +244,11 @@ class Moves:
         """Return all objects below a directory but its own markers, with their true sizes."""
         listed = self._listings.subtree(old.bucket, old.prefix)
         below = [info for info in listed if info.key not in markers]
-        for info in below:
-            if info.kind is Kind.UNKNOWN:
-                self._tree.resolving(old.bucket, info)
-        return [self._tree.resolve(old.bucket, info) for info in below]
+        self._tree.ask_ahead(old.bucket, [info for info in below if info.kind is Kind.UNKNOWN])
+        return [
+            self._tree.resolve(old.bucket, info) if info.kind is Kind.UNKNOWN else info
+            for info in below
+        ]
 
     def _copy_all(
         self, old: Place, objects: Sequence[ObjectInfo], target: _Target

@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
 from concurrent.futures import Future
+from contextlib import suppress
 
 from cachetools import LRUCache
 
 from allasfs.deadline import current, within
-from allasfs.errors import IsADirectory, NotFound, TimedOut
+from allasfs.errors import AccessDenied, IsADirectory, NotFound, TimedOut
 from allasfs.fs.attrs import Attr, Given, given_by
 from allasfs.fs.files import Services
 from allasfs.fs.names import Layout, Place
-from allasfs.store.api import DIRECTORY_TYPE, Kind, ObjectInfo
+from allasfs.store.api import DIRECTORY_TYPE, Kind, ObjectHead, ObjectInfo
 from allasfs.transfer.listings import Found
 
-# Versions of large objects whose size was asked for and is remembered.
+# Versions that were asked for and are remembered.
 REMEMBERED = 100_000
+# In place of a version: a bucket has none.
+BUCKET = ObjectInfo("", 0, "", 0)
 
 
 class _Bytes:
@@ -44,10 +48,16 @@ class Tree:
         self._services = services
         self._listings = services.listings
         self._attributes = services.attributes
-        # Leaf lock.
+        self._is_exact = services.config.exact_attributes
+        # Leaf lock for what follows.
         self._lock = threading.Lock()
-        # Sizes of objects that listings cannot tell, by bucket and listed version; guarded.
-        self._resolved: LRUCache[tuple[str, ObjectInfo], Future[ObjectInfo]] = LRUCache(REMEMBERED)
+        # Answers to HEAD by bucket and listed version.
+        self._asked: LRUCache[tuple[str, ObjectInfo], Future[ObjectHead]] = LRUCache(REMEMBERED)
+        # What is to be asked before a program wants it, and how many threads do that.
+        self._ahead: deque[tuple[str, ObjectInfo]] = deque()
+        self._askers = 0
+        # The directory of the file whose metadata was asked for last.
+        self._last_asked: Place | None = None
 
     # -- what is there ----------------------------------------------------------------------------
 
@@ -91,40 +101,121 @@ class Tree:
         bucket = self._listings.bucket(place.bucket)
         if bucket is None:
             raise NotFound(place.bucket)
-        return self._attributes.directory(mtime_ns=bucket.mtime_ns)
+        if self._is_exact:
+            given = given_by(self.metadata(place.bucket, BUCKET))
+        else:
+            given = self._attributes.given(place.bucket, BUCKET)
+        return self._attributes.directory(given, mtime_ns=bucket.mtime_ns)
 
     def _directory_attr(self, place: Place) -> Attr:
         marker = self._listings.cached_marker(place.bucket, place.prefix)
         if marker is None:
             return self._attributes.directory()
+        marker = self.resolve(place.bucket, marker)
         given = self._attributes.given(place.bucket, marker)
         return self._attributes.directory(given, mtime_ns=marker.mtime_ns)
 
-    def resolve(self, bucket: str, info: ObjectInfo) -> ObjectInfo:
-        """Return the version with its true size and kind: one HEAD per version, where needed."""
-        if info.kind is not Kind.UNKNOWN:
-            return info
-        deadline = current(self._services.config.timeout_s)
-        try:
-            return self.resolving(bucket, info).result(deadline.left())
-        except futures.TimeoutError as exc:
-            raise TimedOut(f"{bucket}/{info.key}", "its size was not told in time") from exc
+    # -- what listings do not tell ----------------------------------------------------------------
 
-    def resolving(self, bucket: str, info: ObjectInfo) -> Future[ObjectInfo]:
-        """Begin to ask for the true size of a version, unless that has begun already."""
+    def resolve(self, bucket: str, info: ObjectInfo) -> ObjectInfo:
+        """Return the version with its true size and kind, and with its attributes at hand where
+        they must be exact: one HEAD per version, where needed.
+        """
+        if info.kind is Kind.UNKNOWN:
+            return self._answer(bucket, info).info
+        if self._must_ask(bucket, info):
+            # What may be listed, not looked at, has what the listing tells.
+            with suppress(AccessDenied):
+                self._answer(bucket, info)
+        return info
+
+    def _must_ask(self, bucket: str, info: ObjectInfo) -> bool:
+        if info.kind is Kind.UNKNOWN:
+            return True
+        return self._is_exact and self._attributes.metadata(bucket, info) is None
+
+    def metadata(self, bucket: str, info: ObjectInfo) -> Mapping[str, str]:
+        """Return the metadata of a version or BUCKET: one HEAD per version, remembered."""
+        if info is BUCKET:
+            found = self._listings.bucket_metadata(bucket)
+            self._attributes.learn(bucket, BUCKET, found)
+            return found
+        known = self._attributes.metadata(bucket, info)
+        if known is not None:
+            return known
+        self._ask_beside(bucket, info)
+        return self._answer(bucket, info).metadata
+
+    def _ask_beside(self, bucket: str, info: ObjectInfo) -> None:
+        """Whoever asks for a second file of a directory will ask for all: begin with the others."""
+        if info.is_marker:
+            return
+        directory = Place(bucket, info.key).parent
+        with self._lock:
+            is_second, self._last_asked = self._last_asked == directory, directory
+        if is_second:
+            files, _ = self._listings.entries(bucket, directory.prefix)
+            known = self._attributes.metadata
+            self.ask_ahead(bucket, [each for _, each in files if known(bucket, each) is None])
+
+    def listed(self, bucket: str, infos: Iterable[ObjectInfo]) -> None:
+        """A program lists these versions and will look at each: ask ahead for what is not told."""
+        self.ask_ahead(bucket, [info for info in infos if self._must_ask(bucket, info)])
+
+    def ask_ahead(self, bucket: str, infos: list[ObjectInfo]) -> None:
+        """Ask for versions in parallel, in order, leaving connections for other work."""
+        most = max(1, self._services.config.connections // 2)
+        with self._lock:
+            self._ahead.extend((bucket, info) for info in infos)
+            starting = max(0, min(most - self._askers, len(infos)))
+            self._askers += starting
+        for _ in range(starting):
+            self._submit_next()
+
+    def _submit_next(self) -> None:
+        try:
+            self._services.pool.submit(self._ask_next)
+        except RuntimeError:  # the mount ends
+            with self._lock:
+                self._askers -= 1
+
+    def _ask_next(self) -> None:
+        """Ask for one version, and let others use the thread before the next one."""
+        with self._lock:
+            while self._ahead and self._ahead[0] in self._asked:
+                self._ahead.popleft()
+            if not self._ahead:
+                self._askers -= 1
+                return
+            key = self._ahead.popleft()
+            future: Future[ObjectHead] = Future()
+            self._asked[key] = future
+        try:
+            future.set_result(self._ask(*key))
+        except BaseException as exc:
+            # For whoever wants it.
+            future.set_exception(exc)
+        self._submit_next()
+
+    def _answer(self, bucket: str, info: ObjectInfo) -> ObjectHead:
+        """Return what a HEAD says of a version; raise TimedOut and what the HEAD raised."""
         key = (bucket, info)
         with self._lock:
-            future = self._resolved.get(key)
-            if future is None or (future.done() and future.exception() is not None):
-                future = self._services.pool.submit(self._ask, bucket, info.key)
-                self._resolved[key] = future
-            return future
+            future = self._asked.get(key)
+            if future is None or _may_be_mended(future):
+                future = self._services.pool.submit(self._ask, bucket, info)
+                self._asked[key] = future
+        deadline = current(self._services.config.timeout_s)
+        try:
+            return future.result(deadline.left())
+        except futures.TimeoutError as exc:
+            raise TimedOut(f"{bucket}/{info.key}", "its attributes were not told in time") from exc
 
-    def _ask(self, bucket: str, key: str) -> ObjectInfo:
+    def _ask(self, bucket: str, info: ObjectInfo) -> ObjectHead:
         with within(self._services.config.timeout_s):
-            head = self._services.store.head(bucket, key)
-        self._attributes.remember(bucket, head.info, given_by(head.metadata))
-        return head.info
+            head = self._services.store.head(bucket, info.key)
+        self._attributes.learn(bucket, head.info, head.metadata)
+        return head
 
     # -- objects that are names alone -------------------------------------------------------------
 
@@ -157,14 +248,21 @@ class Tree:
         metadata: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         """Store an object whose bytes are at hand, and enter it in the listings."""
+        metadata = {**(metadata or {}), **given.metadata()}
         info = self._services.store.put(
             bucket,
             key,
             _Bytes(data),
             md5=hashlib.md5(data, usedforsecurity=False).hexdigest(),
             content_type=content_type,
-            metadata={**(metadata or {}), **given.metadata()},
+            metadata=metadata,
         )
-        self._attributes.remember(bucket, info, given)
+        self._attributes.remember(bucket, info, given, metadata)
         self._listings.stored(bucket, info)
         return info
+
+
+def _may_be_mended(future: Future[ObjectHead]) -> bool:
+    """Whether another HEAD may answer where this one did not."""
+    error = future.exception() if future.done() else None
+    return error is not None and not isinstance(error, AccessDenied)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from allasfs.config import Config
@@ -37,16 +37,17 @@ from allasfs.fs.attrs import (
     Attr,
     Attributes,
     Given,
-    given_by,
     is_symlink,
 )
+from allasfs.fs.database import Database
 from allasfs.fs.files import Files, Handle, OpenFile, Services
+from allasfs.fs.metadata import Metadata
 from allasfs.fs.moves import Moves
 from allasfs.fs.names import Layout, Place, check_bucket, check_key
 from allasfs.fs.pages import Pages
-from allasfs.fs.tree import Tree
+from allasfs.fs.tree import BUCKET, Tree
 from allasfs.store import large
-from allasfs.store.api import AccountInfo, Kind, ObjectInfo, Store
+from allasfs.store.api import AccountInfo, Store
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.listings import Found, Listings
 from allasfs.transfer.spool import Spool
@@ -83,6 +84,9 @@ class Vfs:
         self._clock = clock
         self._pool = ThreadPoolExecutor(config.connections, thread_name_prefix="transfer")
         self._files = Files()
+        self._database: Database | None = None
+        if config.attr_db is not None and config.attr_db_rows:
+            self._database = Database(config.attr_db, config.attr_db_rows)
         self._services = Services(
             store=store,
             config=config,
@@ -91,7 +95,7 @@ class Vfs:
             pool=self._pool,
             uploader=Uploader(store, self._pool, config),
             listings=Listings(store, ttl_s=config.listing_ttl_s, clock=clock),
-            attributes=Attributes(config, now_ns=clock_ns()),
+            attributes=Attributes(config, self._database, now_ns=clock_ns()),
             clock_ns=clock_ns,
         )
         self._listings = self._services.listings
@@ -99,6 +103,12 @@ class Vfs:
         self._tree = Tree(self._services, Layout(config.bucket, config.prefix))
         self._pages = Pages()
         self._moves = Moves(self._services, self._tree, self._files, self._pages, self._orphaned)
+        metadata = Metadata(self._services, self._tree, self._files, self._pages, self._hidden_file)
+        self.set_attributes = metadata.set_attributes
+        self.getxattr = metadata.getxattr
+        self.listxattr = metadata.listxattr
+        self.setxattr = metadata.setxattr
+        self.removexattr = metadata.removexattr
         # Leaf lock.
         self._lock = threading.Lock()
         # Unlinked open files by the path under which the kernel still asks for them; guarded.
@@ -110,6 +120,8 @@ class Vfs:
     def start(self) -> None:
         """Take the spool folder; raise SpoolUnusable."""
         self._services.spool.open()
+        if self._database is not None:
+            self._database.open(self._store.url(""))
 
     def close(self) -> list[str]:
         """Upload what is dirty and stop; return a line for each file that was not stored."""
@@ -124,6 +136,8 @@ class Vfs:
                     log.exception("uploading %s/%s", file.place.bucket, file.place.key)
                 self._closed(file)
         self._pool.shutdown(cancel_futures=True)
+        if self._database is not None:
+            self._database.close()
         self._services.spool.close()
         return list(self._lost)
 
@@ -146,8 +160,7 @@ class Vfs:
 
     def getattr(self, path: str) -> Attr:
         """Return the attributes of a path; raise NotFound."""
-        with self._lock:
-            hidden = self._hidden.get(path)
+        hidden = self._hidden_file(path)
         if hidden is not None:
             return hidden.attr
         place = self._tree.place(path)
@@ -171,10 +184,7 @@ class Vfs:
         elif self._listings.bucket(place.bucket) is None:
             raise NotFound(path)
         files, dirs = self._listings.entries(place.bucket, place.prefix)
-        for _, info in files:
-            if info.kind is Kind.UNKNOWN:
-                # The program that lists will ask for the sizes next: ask for all at once.
-                self._tree.resolving(place.bucket, info)
+        self._tree.listed(place.bucket, (info for _, info in files))
         listed = [name for name, _ in files]
         new = self._files.new_in(place)
         return [*dirs, *listed, *set(new).difference(listed)]
@@ -343,6 +353,10 @@ class Vfs:
             with self._lock:
                 self._hidden[hidden] = file
 
+    def _hidden_file(self, path: str) -> OpenFile | None:
+        with self._lock:
+            return self._hidden.get(path)
+
     def _orphaned(self, place: Place) -> None:
         file = self._files.forget(place)
         if file is not None:
@@ -360,6 +374,9 @@ class Vfs:
                 raise Exists(path)
             self._store.create_container(place.bucket)
             self._listings.bucket_created(place.bucket)
+            self._attributes.remember(place.bucket, BUCKET, Given(), {})
+            if mode is not None and mode != self._attributes.dir_mode:
+                self.set_attributes(path, Given(mode=mode))
             return
         check_key(place.prefix, limits)
         if self._files.at(place) is not None or self._tree.find(place) != Found():
@@ -421,45 +438,6 @@ class Vfs:
         with self._lock:
             for hidden in [name for name in self._hidden if name.startswith(f"{path}/")]:
                 self._hidden[target + hidden[len(path) :]] = self._hidden.pop(hidden)
-
-    def set_attributes(self, path: str, given: Given) -> None:
-        """utimens, chmod, chown: kept as object metadata; with the upload while a file is open."""
-        self._may_change(path)
-        with self._lock:
-            hidden = self._hidden.get(path)
-        place = self._tree.place(path)
-        file = hidden or self._files.at(place)
-        if file is not None and (file.is_dirty or file.is_orphan):
-            file.give(given)
-            return
-        if not place.key or self._tree.layout.is_root(place):
-            raise NotPermitted(path, "the store does not keep attributes of buckets")
-        if self._tree.find(place).is_dir:
-            self._give_directory(place, given)
-            return
-        info = self._posted(place.bucket, self._tree.file(place).key, given)
-        if file is not None:
-            file.moved(place, info)
-        self._pages.changed(place, info)
-
-    def _give_directory(self, place: Place, given: Given) -> None:
-        markers = self._listings.markers(place.bucket, place.prefix)
-        if any(marker.key == place.prefix for marker in markers):
-            self._posted(place.bucket, place.prefix, given)
-        else:
-            self._tree.put_marker(place, given)
-
-    def _posted(self, bucket: str, key: str, given: Given) -> ObjectInfo:
-        """Store attributes with the object's other metadata; return its version as it is then."""
-        head = self._store.head(bucket, key)
-        merged = given_by(head.metadata).changed(given)
-        info = self._store.post(bucket, head, {**head.metadata, **merged.metadata()})
-        if merged.mtime_ns is None:
-            # The time that stat told before must not change because the mode did.
-            merged = replace(merged, mtime_ns=head.info.mtime_ns)
-        self._attributes.remember(bucket, info, merged)
-        self._listings.stored(bucket, info)
-        return info
 
     def _may_change(self, path: str) -> None:
         if self._config.read_only:

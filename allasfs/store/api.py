@@ -176,6 +176,11 @@ class Body(Protocol):
         """The whole object's size, ETag and time (not the range's)."""
         ...
 
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The object's metadata, as HEAD tells it."""
+        ...
+
     def __iter__(self) -> Iterator[bytes]:
         """Yield the bytes of the range in pieces of PIECE_BYTES, the last one shorter.
 

@@ -130,9 +130,16 @@ class SwiftBody:
     """The streamed answer of a GET; gives its connection back when it is left."""
 
     def __init__(
-        self, info: ObjectInfo, length: int, raw: Any, deadline: Deadline, subject: str
+        self,
+        info: ObjectInfo,
+        metadata: Mapping[str, str],
+        length: int,
+        raw: Any,
+        deadline: Deadline,
+        subject: str,
     ) -> None:
         self._info = info
+        self._metadata = metadata
         self._left = length
         self._raw = raw
         self._deadline = deadline
@@ -142,6 +149,11 @@ class SwiftBody:
     def info(self) -> ObjectInfo:
         """The version that the bytes belong to."""
         return self._info
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The object's metadata."""
+        return self._metadata
 
     @property
     def is_complete(self) -> bool:
@@ -332,7 +344,12 @@ class SwiftStore:
                 if etag and info.etag != etag:
                     raise Stale(subject, "replaced by another client")
                 body = SwiftBody(
-                    info, int(reply["content-length"]), response.resp_raw, deadline, subject
+                    info,
+                    wire.metadata(reply),
+                    int(reply["content-length"]),
+                    response.resp_raw,
+                    deadline,
+                    subject,
                 )
                 response.keep = True
                 return connection, body

@@ -146,7 +146,7 @@ def container_info(name: str, headers: Headers) -> ContainerInfo:
         int(headers.get("x-container-object-count", 0)),
         int(headers.get("x-container-bytes-used", 0)),
         header_time_ns(headers),
-        _metadata(headers, CONTAINER_META),
+        metadata(headers, CONTAINER_META),
     )
 
 
@@ -213,7 +213,7 @@ def object_head(key: str, headers: Headers) -> ObjectHead:
     """Return what HEAD told."""
     return ObjectHead(
         object_info(key, headers, int(headers["content-length"])),
-        _metadata(headers, META),
+        metadata(headers),
         {name: headers[name] for name in KEPT_HEADERS if headers.get(name)},
         unquote(headers.get("x-object-manifest", "")),
     )
@@ -227,7 +227,8 @@ def decoded(header: str) -> str:
     return header.encode("iso-8859-1").decode(errors="surrogateescape")
 
 
-def _metadata(headers: Headers, prefix: str) -> dict[str, str]:
+def metadata(headers: Headers, prefix: str = META) -> dict[str, str]:
+    """Return the metadata among headers."""
     return {
         name[len(prefix) :]: value for name, value in headers.items() if name.startswith(prefix)
     }
@@ -238,9 +239,9 @@ def encoded(header: str) -> bytes:
     return header.encode(errors="surrogateescape")
 
 
-def meta_headers(metadata: Mapping[str, str] | None, prefix: str = META) -> dict[str, str]:
+def meta_headers(found: Mapping[str, str] | None, prefix: str = META) -> dict[str, str]:
     """Return metadata as the headers of PUT and POST."""
-    return {prefix + name.lower(): value for name, value in (metadata or {}).items()}
+    return {prefix + name.lower(): value for name, value in (found or {}).items()}
 
 
 # -- the server -----------------------------------------------------------------------------------

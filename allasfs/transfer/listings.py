@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -151,6 +151,8 @@ class Listings:
         self._buckets_born: float | None = None
         # Buckets that no listing shows: shared ones (found by name), and names that are not there.
         self._by_name: LRUCache[str, tuple[float, ContainerInfo | None]] = LRUCache(10_000)
+        # The metadata of buckets, which listings do not tell.
+        self._metadata: LRUCache[str, tuple[float, Mapping[str, str]]] = LRUCache(10_000)
 
     # -- buckets ----------------------------------------------------------------------------------
 
@@ -192,9 +194,27 @@ class Listings:
             self._by_name[name] = (born, bucket)
         return bucket
 
+    def bucket_metadata(self, name: str) -> Mapping[str, str]:
+        """Return the metadata of an existing bucket, at most one TTL old."""
+        with self._lock:
+            born, metadata = self._metadata.get(name, (None, {}))
+        if born is not None and self._is_fresh(born):
+            return metadata
+        born = self._clock()
+        metadata = self._store.head_container(name).metadata or {}
+        with self._lock:
+            self._metadata[name] = (born, metadata)
+        return metadata
+
+    def bucket_changed(self, name: str, metadata: Mapping[str, str]) -> None:
+        """Enter the metadata that this mount gave a bucket."""
+        with self._lock:
+            self._metadata[name] = (self._clock(), metadata)
+
     def bucket_created(self, name: str) -> None:
         """Enter an own new bucket: it is empty."""
         with self._lock:
+            self._metadata.pop(name, None)
             if self._buckets_born is not None:
                 self._buckets[name] = ContainerInfo(name, 0, 0, time.time_ns())
             self._by_name.pop(name, None)
@@ -205,6 +225,7 @@ class Listings:
         with self._lock:
             self._buckets.pop(name, None)
             self._by_name[name] = (self._clock(), None)
+            self._metadata.pop(name, None)
             for key in [key for key in self._dirs if key[0] == name]:
                 del self._dirs[key]
             self._edits.pop(name, None)
@@ -459,6 +480,7 @@ class Listings:
         with self._lock:
             self._dirs.clear()
             self._by_name.clear()
+            self._metadata.clear()
             self._buckets_born = None
 
     def status(self) -> dict[str, int]:

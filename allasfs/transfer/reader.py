@@ -15,6 +15,7 @@ import re
 import threading
 import time
 from bisect import bisect_right, insort
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 
 from allasfs.deadline import Clock, Deadline, current, within
@@ -45,6 +46,14 @@ REPEAT_S = 0.5
 _numbers = itertools.count()
 
 
+# What is told of a version in a bucket beside its bytes.
+Learn = Callable[[str, ObjectInfo, Mapping[str, str]], None]
+
+
+def _learn_nothing(bucket: str, info: ObjectInfo, metadata: Mapping[str, str]) -> None:
+    pass
+
+
 class Reader:
     """One pinned version; shared by all handles of an open file. Any thread may read."""
 
@@ -57,14 +66,17 @@ class Reader:
         info: ObjectInfo,
         *,
         timeout_s: float,
+        learn: Learn = _learn_nothing,
         clock: Clock = time.monotonic,
     ) -> None:
+        """``learn`` is told of the metadata that comes with the bytes, once."""
         self._store = store
         self._memory = memory
         self._pool = pool
         self._bucket = bucket
         self.info = info
         self._timeout_s = timeout_s
+        self._learn = learn
         self._clock = clock
         self._number = next(_numbers)
         # Leaf lock for the extents' index and the checksum.
@@ -290,14 +302,16 @@ class Reader:
 
     def _stream(self, extent: Extent, deadline: Deadline) -> None:
         """Fetch the rest of an extent; return when its body broke off and may be resumed."""
-        info = self.info
+        bucket, info = self._bucket, self.info
         is_whole = extent.filled == 0 and extent.stop == info.size
         span = None if is_whole else (extent.filled, extent.stop)
         etag = info.etag if info.kind is Kind.PLAIN else ""
         try:
-            with self._store.get(self._bucket, info.key, span=span, etag=etag) as body:
+            with self._store.get(bucket, info.key, span=span, etag=etag) as body:
                 if body.info.size != info.size or (info.etag and body.info.etag != info.etag):
                     raise Stale(self.subject, "replaced by another client while open")
+                learn, self._learn = self._learn, _learn_nothing
+                learn(bucket, body.info, body.metadata)
                 for piece in body:
                     extent.append(piece)
                     if extent.is_abandoned:

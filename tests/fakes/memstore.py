@@ -141,14 +141,25 @@ class _Fault:
 
 
 class _Body:
-    def __init__(self, info: ObjectInfo, data: bytes, fault: _Fault | None) -> None:
+    def __init__(
+        self,
+        info: ObjectInfo,
+        metadata: Mapping[str, str],
+        data: bytes,
+        fault: _Fault | None,
+    ) -> None:
         self._info = info
+        self._metadata = metadata
         self._data = data
         self._fault = fault
 
     @property
     def info(self) -> ObjectInfo:
         return self._info
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self._metadata
 
     def __iter__(self) -> Iterator[bytes]:
         for start in range(0, len(self._data), PIECE_BYTES):
@@ -402,7 +413,7 @@ class MemStore:
                 raise Stale(f"{container}/{key}", "416")
             data = self._content(stored)[start:stop]
             self._sent_bytes += len(data)
-        yield _Body(info, data, fault)
+        yield _Body(info, dict(stored.metadata), data, fault)
 
     # -- writing ----------------------------------------------------------------------------------
 

@@ -375,7 +375,10 @@ def test_metadata_that_is_no_utf8_is_kept_as_it_is(
 ) -> None:
     token = cloud.token()
     url = f"{token.storage_url}/{bucket}/key"
-    headers = {"x-auth-token": token.id, "x-object-meta-latin": b"caf\xe9"}
+    headers: dict[str, str | bytes] = {
+        "x-auth-token": token.id,
+        "x-object-meta-latin": b"caf\xe9",
+    }
     requests.put(url, data=b"data", headers=headers, timeout=30).raise_for_status()
     head = store.head(bucket, "key")
     assert head.metadata == {"latin": "caf\udce9"}

@@ -39,7 +39,9 @@ def test_what_is_given_comes_back_from_metadata_exactly(attributes: Given) -> No
         ("1234567890", 1_234_567_890_000_000_000),
         ("1234567890.1234567891", 1_234_567_890_123_456_789),
         ("0", 0),
-        ("-1.5", -500_000_000),
+        ("-1.5", -1_500_000_000),
+        ("-0.25", -250_000_000),
+        ("-3.000000", -3_000_000_000),
         ("", None),
         ("yesterday", None),
         ("1e9", None),
@@ -108,7 +110,7 @@ def test_what_is_not_given_is_the_mount_s(attributes: Attributes) -> None:
 def test_what_was_given_to_a_version_is_remembered_for_that_version_only(
     attributes: Attributes,
 ) -> None:
-    attributes.remember("b", INFO, Given(mtime_ns=1, mode=0o640, uid=2, gid=3))
+    attributes.remember("b", INFO, Given(mtime_ns=1, mode=0o640, uid=2, gid=3), None)
     found = attributes.file("b", INFO)
     assert (found.mode, found.mtime_ns) == (stat.S_IFREG | 0o640, 1)
     assert (found.uid, found.gid) == (2, 3)

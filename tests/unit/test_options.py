@@ -142,6 +142,7 @@ SAMPLES = {
     "LEVEL": ("debug", "debug"),
     "BUCKET": ("name", ("name",)),
     "BUCKET[/PREFIX]": ("name", "name"),
+    "listed|exact": ("exact", True),
     "": ("yes", True),
 }
 
