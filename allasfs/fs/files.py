@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import mimetypes
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from allasfs.config import MIB, Config
 from allasfs.errors import BadHandle, Exists, FileTooBig, FsError, NotFound, Stale
 from allasfs.fs.attrs import Attr, Attributes, Given
 from allasfs.fs.names import Place
+from allasfs.fs.types import content_type
 from allasfs.store.api import ObjectInfo, Store
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.listings import Listings
@@ -36,7 +36,6 @@ FILL_BYTES = MIB
 HELD_BYTES = 64 * MIB
 # 1000 segments of 5 GiB: no store takes more.
 LARGEST_FILE = 1000 * 5 * 1024 * MIB
-DEFAULT_TYPE = "application/octet-stream"
 
 
 @dataclass(frozen=True)
@@ -250,7 +249,7 @@ class OpenFile:
         services, place = self._services, self.place
         spool = self._open_spool()
         self._fill(spool)
-        inherited, content_type = self._inherited()
+        inherited, its_type = self._inherited()
         if self._metadata is not None:
             inherited = self._metadata
         metadata = {**inherited, **self._given.metadata()}
@@ -258,7 +257,7 @@ class OpenFile:
             place.bucket,
             self.key,
             spool,
-            content_type=content_type,
+            content_type=its_type,
             metadata=metadata,
             replaced=self.info,
             exclusive=self._exclusive and self.info is None,
@@ -280,7 +279,7 @@ class OpenFile:
 
     def _inherited(self) -> tuple[dict[str, str], str]:
         """Return metadata and content type: a changed object keeps its own."""
-        guessed = mimetypes.guess_type(self.place.name, strict=False)[0] or DEFAULT_TYPE
+        guessed = content_type(self.place.name)
         if self.info is None:
             return {}, guessed
         try:

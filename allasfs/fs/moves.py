@@ -30,6 +30,7 @@ from allasfs.fs.files import Files, OpenFile, Services
 from allasfs.fs.names import Place, check_key
 from allasfs.fs.pages import Pages
 from allasfs.fs.tree import Tree
+from allasfs.fs.types import content_type
 from allasfs.store import large
 from allasfs.store.api import Kind, ObjectHead, ObjectInfo
 
@@ -160,7 +161,13 @@ class Moves:
         """Copy a file; of a large one the manifest, marked as sharing its segments."""
         is_large = info.kind is not Kind.PLAIN
         before = large.share(self._store, bucket, info) if is_large else None
-        stored = self._store.copy(bucket, info, (new_bucket, key), manifest=is_large)
+        stored = self._store.copy(
+            bucket,
+            info,
+            (new_bucket, key),
+            manifest=is_large,
+            content_type=_type_after(info, key),
+        )
         return _Copy(info, stored, before)
 
     def _settle(self, bucket: str, copy: _Copy, new_bucket: str) -> ObjectInfo:
@@ -381,6 +388,15 @@ class Moves:
 def _renamed(key: str, old: Place, new: Place) -> str:
     """Return the new name of an object in a directory, or of the directory's own."""
     return new.key + key[len(old.key) :]
+
+
+def _type_after(info: ObjectInfo, key: str) -> str:
+    """Return the content type that a new name gives; empty: the one it has stays.
+
+    It is not the name's where somebody chose it. Programs write to a name of their own first.
+    """
+    before, after = content_type(info.key), content_type(key)
+    return after if info.content_type == before != after else ""
 
 
 def _origin(old: Place) -> str:

@@ -298,10 +298,17 @@ class Store(Protocol):
         ...
 
     def copy(
-        self, container: str, info: ObjectInfo, target: tuple[str, str], *, manifest: bool = False
+        self,
+        container: str,
+        info: ObjectInfo,
+        target: tuple[str, str],
+        *,
+        manifest: bool = False,
+        content_type: str = "",
     ) -> ObjectInfo:
         """Copy the object to (container, key) on the server, with its metadata.
 
+        The copy has its content type, or the one given.
         With ``manifest`` a large object's manifest is copied instead of its bytes: both names then
         share the segments.
         """

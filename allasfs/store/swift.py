@@ -493,22 +493,29 @@ class SwiftStore:
         return replace(head.info, mtime_ns=wire.header_time_ns({"last-modified": date}))
 
     def copy(
-        self, container: str, info: ObjectInfo, target: tuple[str, str], *, manifest: bool = False
+        self,
+        container: str,
+        info: ObjectInfo,
+        target: tuple[str, str],
+        *,
+        manifest: bool = False,
+        content_type: str = "",
     ) -> ObjectInfo:
         """Copy on the server, metadata included; return the new version.
 
         With ``manifest`` a large object's manifest is copied, and both then share their segments.
         RGW always does this; OpenStack Swift without it would join the segments to one object.
         """
+        given = {"content-type": content_type} if content_type else {}
         request = _Request(
             "COPY",
             _path(container, info.key),
             {"multipart-manifest": "get"} if manifest else None,
-            {"destination": _path(*target)},
+            {"destination": _path(*target), **given},
             subject=f"{container}/{info.key}",
         )
         answer = self._send(request)
-        copied = self._stored(target[1], answer, info.size, info.content_type)
+        copied = self._stored(target[1], answer, info.size, content_type or info.content_type)
         return replace(copied, kind=info.kind, etag=info.etag if manifest else copied.etag)
 
     def delete(self, container: str, key: str) -> None:

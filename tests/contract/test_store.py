@@ -445,6 +445,26 @@ def test_post_replaces_the_metadata_and_keeps_all_else(store: Store, bucket: str
         assert info.same_version(posted)
 
 
+def test_copy_may_give_another_content_type(store: Store, bucket: str) -> None:
+    source = put_bytes(
+        store, bucket, "from", b"content", content_type="text/x-old", metadata={"a": "1"}
+    )
+    copied = store.copy(bucket, source, (bucket, "to"), content_type="text/x-new")
+    head = store.head(bucket, "to")
+    assert (head.info.content_type, head.metadata) == ("text/x-new", {"a": "1"})
+    assert copied.content_type == listed(store, bucket, "to").content_type == "text/x-new"
+    assert store.head(bucket, "from").info.content_type == "text/x-old"
+
+
+def test_get_tells_the_metadata_as_head_does(store: Store, bucket: str) -> None:
+    put_bytes(store, bucket, "key", b"content", metadata={"Mtime": "1.5", "colour": "ä"})
+    for span in (None, (2, 4)):
+        with store.get(bucket, "key", span=span) as body:
+            assert body.metadata == store.head(bucket, "key").metadata
+            assert body.info.same_version(store.head(bucket, "key").info)
+            assert b"".join(body)
+
+
 def test_copy_keeps_content_type_and_metadata(store: Store, bucket: str) -> None:
     source = put_bytes(
         store,

@@ -524,11 +524,18 @@ class MemStore:
             return replace(head.info, mtime_ns=now_ns - now_ns % SECOND_NS)
 
     def copy(
-        self, container: str, info: ObjectInfo, target: tuple[str, str], *, manifest: bool = False
+        self,
+        container: str,
+        info: ObjectInfo,
+        target: tuple[str, str],
+        *,
+        manifest: bool = False,
+        content_type: str = "",
     ) -> ObjectInfo:
         """Copy the object with its metadata, or a large one's manifest."""
         with self._request(Call("copy", container, info.key)):
             stored = self._object(container, info.key)
+            stored = replace(stored, content_type=content_type or stored.content_type)
             if not manifest and self._capabilities.exact_pages:
                 data = self._content(stored)
                 stored = replace(stored, data=data, etag=md5_of(data), segments=None, manifest="")
