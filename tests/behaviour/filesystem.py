@@ -46,6 +46,10 @@ class FileSystem(Protocol):
     def chmod(self, path: str, mode: int) -> None: ...
     def symlink(self, target: str, path: str) -> None: ...
     def readlink(self, path: str) -> str: ...
+    def getxattr(self, path: str, name: str) -> bytes: ...
+    def setxattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None: ...
+    def listxattr(self, path: str) -> list[str]: ...
+    def removexattr(self, path: str, name: str) -> None: ...
 
 
 class OsFs:
@@ -108,6 +112,18 @@ class OsFs:
 
     def readlink(self, path: str) -> str:
         return os.readlink(self._at(path))
+
+    def getxattr(self, path: str, name: str) -> bytes:
+        return os.getxattr(self._at(path), name)
+
+    def setxattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None:
+        os.setxattr(self._at(path), name, value, flags)
+
+    def listxattr(self, path: str) -> list[str]:
+        return os.listxattr(self._at(path))
+
+    def removexattr(self, path: str, name: str) -> None:
+        os.removexattr(self._at(path), name)
 
 
 class VfsFs:
@@ -239,6 +255,23 @@ class VfsFs:
         if not stat.S_ISLNK(self.vfs.getattr(whole).mode):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), whole)
         return self.vfs.readlink(whole)
+
+    def getxattr(self, path: str, name: str) -> bytes:
+        return self.vfs.getxattr(self._known(path), name)
+
+    def setxattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None:
+        self.vfs.setxattr(self._known(path), name, value, flags)
+
+    def listxattr(self, path: str) -> list[str]:
+        return self.vfs.listxattr(self._known(path))
+
+    def removexattr(self, path: str, name: str) -> None:
+        self.vfs.removexattr(self._known(path), name)
+
+    def _known(self, path: str) -> str:
+        whole = self._follow(path)
+        self.vfs.getattr(whole)
+        return whole
 
 
 def read_file(fs: FileSystem, path: str) -> bytes:
