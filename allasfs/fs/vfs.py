@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -368,6 +369,9 @@ class Vfs:
         self._may_change(path)
         place = self._tree.place(path)
         limits = self._store.capabilities()
+        given = Given()
+        if mode is not None and stat.S_IMODE(mode) != self._attributes.dir_mode:
+            given = Given(mode=stat.S_IMODE(mode))
         if not place.key:
             check_bucket(place.bucket, limits)
             if self._listings.bucket(place.bucket) is not None:
@@ -375,15 +379,13 @@ class Vfs:
             self._store.create_container(place.bucket)
             self._listings.bucket_created(place.bucket)
             self._attributes.remember(place.bucket, BUCKET, Given(), {})
-            if mode is not None and mode != self._attributes.dir_mode:
-                self.set_attributes(path, Given(mode=mode))
+            if given.mode is not None:
+                self.set_attributes(path, given)
             return
         check_key(place.prefix, limits)
         if self._files.at(place) is not None or self._tree.find(place) != Found():
             raise Exists(path)
-        self._tree.put_marker(
-            place, Given(mode=None if mode == self._attributes.dir_mode else mode)
-        )
+        self._tree.put_marker(place, given)
 
     def symlink(self, path: str, target: str) -> None:
         """Make a symbolic link: an object of its own type whose content is the target."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -31,18 +32,18 @@ def fails(number: int, function: object, *args: object) -> None:
 
 
 @pytest.fixture(params=["file", "directory", "changed file", "empty file", "top"])
-def path(fs: FileSystem, request: pytest.FixtureRequest) -> str:
-    if request.param == "top":
-        return ""
+def path(fs: FileSystem, request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "directory":
         fs.mkdir("a")
     elif request.param == "changed file":
         fd = fs.open("a", os.O_RDWR | os.O_CREAT)
         fs.pwrite(fd, b"not stored yet", 0)
-        request.addfinalizer(lambda: fs.close(fd))
-    else:
+        yield "a"
+        fs.close(fd)
+        return
+    elif request.param != "top":
         write_file(fs, "a", b"" if request.param == "empty file" else b"data")
-    return "a"
+    yield "" if request.param == "top" else "a"
 
 
 @pytest.mark.parametrize("value", VALUES)

@@ -75,6 +75,12 @@ class FailingVfs:
     def _statfs(self) -> Usage:
         return Usage(0, None, 0)
 
+    def _getxattr(self, path: str, name: str) -> bytes:
+        return b"value"
+
+    def _listxattr(self, path: str) -> list[str]:
+        return ["user.a"]
+
     def _readlink(self, path: str) -> str:
         return "file"
 

@@ -245,7 +245,12 @@ def wait_until_written(mount: Database) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ["kind = 'odd'", "metadata = 'no json'", "metadata = '[1]'", "size = 'big'"],
+    [
+        "UPDATE version SET kind = 'odd'",
+        "UPDATE version SET metadata = 'no json'",
+        "UPDATE version SET metadata = '[1]'",
+        "UPDATE version SET size = 'big'",
+    ],
 )
 def test_a_row_that_cannot_be_understood_is_not_there(
     opened: Open, path: Path, expected_logs: ExpectLog, change: str
@@ -254,7 +259,7 @@ def test_a_row_that_cannot_be_understood_is_not_there(
     first.note(ROW)
     first.close()
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(f"UPDATE version SET {change}")
+        connection.execute(change)
     expected_logs("remove this file")
     assert opened().find("bucket", "dir/ä") is None
 

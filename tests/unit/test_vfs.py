@@ -340,14 +340,6 @@ def test_a_file_can_be_renamed_into_another_bucket(fs: VfsFs, store: MemStore) -
     assert "put" not in store.counts()
 
 
-def test_attributes_of_buckets_are_not_changed(fs: VfsFs) -> None:
-    for path in ("/", "/bucket"):
-        with pytest.raises(NotPermitted):
-            fs.utime(path, 1)
-        with pytest.raises(NotPermitted):
-            fs.chmod(path, 0o700)
-
-
 def test_a_shared_bucket_opens_by_its_name_or_is_named_to_be_listed(
     mount: Mount, store: MemStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
