@@ -303,9 +303,14 @@ class Vfs:
 
     def release(self, fh: int) -> None:
         """Close a handle. What it wrote was stored by flush; what was refused there is kept."""
-        file = self._files.remove(fh)
-        if file is not None:
-            self._closed(file)
+        file = self._files.handle(fh).file
+        try:
+            if file.is_new and not file.was_flushed and file.handles == 1:
+                # mknod(2): libfuse makes the file with create, and nothing ever closes it.
+                file.flush()
+        finally:
+            if self._files.remove(fh) is file:
+                self._closed(file)
 
     def give_back(self, fh: int) -> None:
         """Close a handle that no program gets: the kernel's pages are still of another version."""

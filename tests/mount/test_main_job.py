@@ -899,3 +899,13 @@ class TestLargeObjects:
             swift.put_object(bucket, "file", b"B" * LARGE)
             rest = read_all(fd, 64 * KIB)
         assert not rest.strip(b"A")
+
+
+def test_mknod_makes_an_empty_file_that_is_stored(
+    project: Path, swift: Connection, bucket: str
+) -> None:
+    os.mknod(project / bucket / "f", 0o600)
+    assert stored(swift, bucket, "f") == b""
+    assert (project / bucket / "f").stat().st_mode & 0o777 == 0o600
+    with refused(errno.EEXIST):
+        os.mknod(project / bucket / "f")
