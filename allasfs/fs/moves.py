@@ -311,6 +311,7 @@ class Moves:
                         copy = self._copy(old.bucket, info, new.bucket, key)
                         copies[info.key] = copy
                     info = copy.new
+                    self._attributes.moved((old.bucket, copy.old), (new.bucket, info))
                 self._files.move(file.place, place)
                 file.moved(place, info)
 

@@ -164,6 +164,29 @@ def test_files_that_are_open_go_on_under_the_new_name(fs: FileSystem) -> None:
     }
 
 
+def test_an_open_file_keeps_its_attributes_when_its_directory_is_renamed(fs: FileSystem) -> None:
+    fs.mkdir("old")
+    for name in ("read", "changed", "later"):
+        write_file(fs, f"old/{name}", b"content")
+        fs.chmod(f"old/{name}", 0o640)
+        fs.utime(f"old/{name}", 10**18)
+    with opened(fs, "old/later", os.O_RDWR) as later:
+        fs.rename("old", "between")
+        fs.pwrite(later, b"x", 0)
+    assert fs.lstat("between/later").mode & 0o7777 == 0o640
+    fs.rename("between", "old")
+    with opened(fs, "old/read"), opened(fs, "old/changed", os.O_RDWR) as changing:
+        fs.pwrite(changing, b"x", 0)
+        fs.utime("old/changed", 10**18)
+        fs.rename("old", "new")
+        for name in ("read", "changed"):
+            assert fs.lstat(f"new/{name}").mode & 0o7777 == 0o640
+            assert fs.lstat(f"new/{name}").mtime_ns == 10**18
+    for name in ("read", "changed"):
+        assert fs.lstat(f"new/{name}").mode & 0o7777 == 0o640
+        assert fs.lstat(f"new/{name}").mtime_ns == 10**18
+
+
 def test_a_file_that_was_unlinked_while_open_survives_the_rename_of_its_directory(
     fs: FileSystem,
 ) -> None:
