@@ -200,8 +200,8 @@ class Attributes:
         if known is not None and known.metadata == metadata:
             return
         told = known.told if known is not None else given_by(metadata)
-        self._enter(bucket, info, Known(told, metadata))
-        self._note(bucket, info, told, metadata)
+        if self._enter(bucket, info, Known(told, metadata)):
+            self._note(bucket, info, told, metadata)
 
     def moved(self, old: tuple[str, ObjectInfo], new: tuple[str, ObjectInfo]) -> None:
         """A version has another name, and all else of it is as it was, its time too."""
@@ -221,13 +221,15 @@ class Attributes:
         self._enter(bucket, info, known)
         return known
 
-    def _enter(self, bucket: str, info: ObjectInfo, known: Known) -> None:
-        """Keep what is known of a version, unless a newer one was entered meanwhile."""
+    def _enter(self, bucket: str, info: ObjectInfo, known: Known) -> bool:
+        """Keep what is known of a version, unless a newer one is known; return whether."""
         with self._lock:
             version, _ = self._known.get((bucket, info.key), (None, None))
-            is_older = version is not None and version.mtime_ns > info.mtime_ns
-            if version is None or not is_older or version.same_version(info):
-                self._known[bucket, info.key] = (info, known)
+            is_newer = version is not None and version.mtime_ns > info.mtime_ns
+            if version is not None and is_newer and not version.same_version(info):
+                return False
+            self._known[bucket, info.key] = (info, known)
+            return True
 
     def _note(
         self, bucket: str, info: ObjectInfo, told: Given, metadata: Mapping[str, str] | None

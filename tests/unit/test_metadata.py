@@ -161,6 +161,20 @@ def test_reading_a_file_teaches_the_next_mount(mount: Mount, store: MemStore) ->
     assert store.counts() == {"containers": 1, "listing": 1}
 
 
+def test_reading_an_old_version_to_its_end_teaches_nothing(
+    mount: Mount, store: MemStore, clock: FakeClock
+) -> None:
+    put_bytes(store, "bucket", "a", b"data", metadata={"mode": "600"})
+    fs = mount()
+    old = fs.vfs._tree.file(fs.vfs._tree.place("/bucket/a"))
+    clock.advance(10)
+    write_file(fs, "/bucket/a", b"newer")
+    fs.chmod("/bucket/a", 0o640)
+    fs.vfs._attributes.learn("bucket", old, {"mode": "600"})
+    assert shown(fs, "/bucket/a").mode == 0o640
+    assert shown(mount(), "/bucket/a").mode == 0o640
+
+
 def test_a_change_of_metadata_keeps_the_time_for_everybody(
     mount: Mount, store: MemStore, clock: FakeClock
 ) -> None:
