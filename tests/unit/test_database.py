@@ -16,12 +16,12 @@ import pytest
 from allasfs.fs import database
 from allasfs.fs.database import Database, Row
 from allasfs.store.api import Kind, ObjectInfo
+from tests.conftest import ExpectedLogs
 
 ACCOUNT = "https://store/v1/AUTH_a"
 INFO = ObjectInfo("dir/ä", 3, "0" * 32, 1_700_000_000_123_456_000)
 ROW = Row("bucket", INFO, {"mtime": "1.5", "x": 'a "b" \udce9'}, True)
 Open = Callable[..., Database]
-ExpectLog = Callable[[str], None]
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def use(mount: Database) -> None:
 
 
 def test_a_file_that_is_no_database_is_named_once(
-    opened: Open, path: Path, expected_logs: ExpectLog
+    opened: Open, path: Path, expected_logs: ExpectedLogs
 ) -> None:
     expected_logs(r"attributes.sqlite: file is not a database: .* remove this file")
     path.parent.mkdir()
@@ -185,7 +185,7 @@ def test_a_file_that_is_no_database_is_named_once(
 
 
 def test_a_file_that_is_damaged_while_it_is_used_is_named_once(
-    opened: Open, path: Path, expected_logs: ExpectLog
+    opened: Open, path: Path, expected_logs: ExpectedLogs
 ) -> None:
     first = opened()
     for number in range(1000):
@@ -202,7 +202,7 @@ def test_a_file_that_is_damaged_while_it_is_used_is_named_once(
 
 
 def test_a_folder_that_cannot_be_made_is_named_once(
-    opened: Open, tmp_path: Path, expected_logs: ExpectLog
+    opened: Open, tmp_path: Path, expected_logs: ExpectedLogs
 ) -> None:
     expected_logs("File exists: .* remove this file")
     (tmp_path / "file").touch()
@@ -210,7 +210,7 @@ def test_a_folder_that_cannot_be_made_is_named_once(
 
 
 def test_a_link_to_somewhere_else_is_not_followed(
-    opened: Open, path: Path, tmp_path: Path, expected_logs: ExpectLog
+    opened: Open, path: Path, tmp_path: Path, expected_logs: ExpectedLogs
 ) -> None:
     expected_logs("attributes.sqlite")
     path.parent.mkdir()
@@ -220,7 +220,7 @@ def test_a_link_to_somewhere_else_is_not_followed(
 
 
 def test_a_full_disk_is_named_once_and_ends_by_itself(
-    opened: Open, path: Path, expected_logs: ExpectLog, monkeypatch: pytest.MonkeyPatch
+    opened: Open, path: Path, expected_logs: ExpectedLogs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "WAIT_S", 0.0)
     expected_logs("database or disk is full: .* make room")
@@ -232,6 +232,7 @@ def test_a_full_disk_is_named_once_and_ends_by_itself(
         mount.note(large)
         wait_until_written(mount)
     assert mount.find("bucket", "large") is None
+    assert len(expected_logs.lines) == 1
     mount._writer.execute("PRAGMA max_page_count = 100000")
     mount.note(large)
     wait_until_written(mount)
@@ -253,7 +254,7 @@ def wait_until_written(mount: Database) -> None:
     ],
 )
 def test_a_row_that_cannot_be_understood_is_not_there(
-    opened: Open, path: Path, expected_logs: ExpectLog, change: str
+    opened: Open, path: Path, expected_logs: ExpectedLogs, change: str
 ) -> None:
     first = opened()
     first.note(ROW)
@@ -284,5 +285,8 @@ def test_what_waits_for_the_disk_is_bounded(opened: Open, monkeypatch: pytest.Mo
     mount = opened()
     for number in range(30):
         mount.note(numbered(number))
+        mount.note(numbered(0))
     assert len(mount._pending) <= 10
-    assert mount.find("bucket", "key-29") == numbered(29)
+    # Those that were noted last are kept.
+    for number in (29, 0):
+        assert mount.find("bucket", f"key-{number}") == numbered(number)

@@ -22,7 +22,7 @@ from allasfs.errors import (
     ReadOnly,
     Unavailable,
 )
-from allasfs.fs.attrs import Given
+from allasfs.fs.attrs import SYMLINK_TYPE, Given
 from allasfs.fs.vfs import Vfs
 from allasfs.store.api import DIRECTORY_TYPE, Capabilities
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
@@ -189,6 +189,21 @@ def test_a_change_of_metadata_keeps_the_time_for_everybody(
         "mode": "600",
         "mtime": "1700000000.12345",
     }
+
+
+def test_a_renamed_file_of_another_client_keeps_its_time(
+    mount: Mount, store: MemStore, clock: FakeClock
+) -> None:
+    put_bytes(store, "bucket", "a", b"data")
+    fs = mount()
+    fs.listdir("/bucket")
+    clock.advance(100)
+    fs.rename("/bucket/a", "/bucket/b")
+    assert shown(fs, "/bucket/b").mtime_ns == START_NS
+    fs = mount()
+    assert shown(fs, "/bucket/b").mtime_ns == START_NS
+    assert fs.listxattr("/bucket/b") == []
+    assert shown(fs, "/bucket/b").mtime_ns == START_NS
 
 
 def test_a_time_that_cannot_be_read_is_kept_as_it_is(mount: Mount, store: MemStore) -> None:
@@ -483,8 +498,9 @@ def test_two_changes_at_once_are_both_kept(mount: Mount, store: MemStore) -> Non
 
 
 def test_a_link_has_no_attributes_and_costs_nothing(mount: Mount, store: MemStore) -> None:
+    put_bytes(store, "bucket", "link", b"x", content_type=SYMLINK_TYPE, metadata={"a": "1"})
     fs = mount()
-    fs.symlink("none", "/bucket/link")
+    fs.lstat("/bucket/link")
     store.forget_calls()
     assert fs.vfs.listxattr("/bucket/link") == []
     assert store.counts() == {}
