@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.util
+import itertools
 import logging
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +19,7 @@ import pytest
 from allasfs.demo import Cloud
 from allasfs.demo.cloud import NEEDED_PACKAGES
 from tests.fakes.clock import FakeClock
+from tests.mount.support import Served, quiet, served_all_along, watched
 
 # Threads that a test has ended may need a moment to be gone.
 THREAD_PATIENCE_S = 5.0
@@ -110,3 +114,41 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         missing(f"needs {', '.join(absent)}: install allasfs[demo]")
     with Cloud(Path(tmp_path_factory.mktemp("cloud")) / "folder") as cloud:
         yield cloud
+
+
+@pytest.fixture(scope="session")
+def prerequisites() -> None:
+    """Skip where nothing can be mounted; fail where everything must be tested."""
+    absent = [
+        name
+        for name, is_there in (
+            ("/dev/fuse", os.access("/dev/fuse", os.R_OK | os.W_OK)),
+            ("libfuse 2", ctypes.util.find_library("fuse") is not None),
+            ("fusermount", shutil.which("fusermount") is not None),
+        )
+        if not is_there
+    ]
+    if absent:
+        missing(f"a mount needs {', '.join(absent)}")
+
+
+@pytest.fixture(scope="session")
+def fine_grained(
+    tmp_path_factory: pytest.TempPathFactory, prerequisites: None, cloud: Cloud
+) -> Iterator[Served]:
+    """One mount for the session, in which files of a few MiB are large objects."""
+    options = {"segment_threshold": "2M", "segment_size": "1M", "memory": "16M"}
+    with served_all_along(tmp_path_factory.mktemp("m"), cloud, connections=4, **options) as one:
+        yield one
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def mounted(fine_grained: Served) -> Iterator[Path]:
+    """A new bucket in that mount, as a directory."""
+    with watched(), quiet(fine_grained) as top:
+        bucket = top / f"mounted-{next(_numbers)}"
+        bucket.mkdir()
+        yield bucket

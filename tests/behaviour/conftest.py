@@ -48,7 +48,13 @@ def behaviour_swift(cloud: Cloud) -> Iterator[Store]:
 
 
 @pytest.fixture(
-    params=["directory", "openstack", "rgw", pytest.param("swift", marks=pytest.mark.swift)]
+    params=[
+        "directory",
+        "openstack",
+        "rgw",
+        pytest.param("swift", marks=pytest.mark.swift),
+        pytest.param("mount", marks=[pytest.mark.swift, pytest.mark.mount]),
+    ]
 )
 def fs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FileSystem]:
     """A plain directory, which is always right, and file systems that must be like it."""
@@ -56,6 +62,9 @@ def fs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FileSystem]:
         folder = tmp_path / "plain"
         folder.mkdir()
         yield OsFs(folder)
+        return
+    if request.param == "mount":
+        yield OsFs(request.getfixturevalue("mounted"))
         return
     if request.param == "swift":
         store: Store = request.getfixturevalue("behaviour_swift")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,35 +9,25 @@ import pytest
 from swiftclient.client import Connection
 
 from allasfs.demo import Cloud
-from tests.conftest import missing
 
-from .support import Served, Watchdog, clean_environ, connect, mount_command
+from .support import (
+    Served,
+    clean_environ,
+    connect,
+    mount_command,
+    quiet,
+    served_all_along,
+    watched,
+)
 
 MakeMount = Callable[..., Served]
-
-
-@pytest.fixture(scope="session")
-def prerequisites() -> None:
-    """Skip where nothing can be mounted; fail where everything must be tested."""
-    absent = [
-        name
-        for name, is_there in (
-            ("/dev/fuse", os.access("/dev/fuse", os.R_OK | os.W_OK)),
-            ("libfuse 2", ctypes.util.find_library("fuse") is not None),
-            ("fusermount", shutil.which("fusermount") is not None),
-        )
-        if not is_there
-    ]
-    if absent:
-        missing(f"a mount needs {', '.join(absent)}")
 
 
 @pytest.fixture(autouse=True)
 def watchdog() -> Iterator[None]:
     """Let no test hang."""
-    with Watchdog() as dog:
+    with watched():
         yield
-    assert not dog.has_bitten, "the test hung, and its mounts were killed"
 
 
 @pytest.fixture
@@ -79,20 +66,15 @@ def lasting(
     tmp_path_factory: pytest.TempPathFactory, prerequisites: None, cloud: Cloud
 ) -> Iterator[Served]:
     """One mount of the project for all tests that need nothing special."""
-    folder = tmp_path_factory.mktemp("m")
-    one = Served(folder, mount_command("", {"ttl": 60}), clean_environ(folder, cloud.environ))
-    one.start()
-    yield one
-    one.stop()
+    with served_all_along(tmp_path_factory.mktemp("m"), cloud, ttl=60) as one:
+        yield one
 
 
 @pytest.fixture
 def project(lasting: Served) -> Iterator[Path]:
     """The directory of the shared mount; what it logs meanwhile must be no warning."""
-    before = len(lasting.loud_lines())
-    yield lasting.path
-    loud = lasting.loud_lines()[before:]
-    assert not loud, "\n".join(["unexpected in the log:", *loud])
+    with quiet(lasting) as path:
+        yield path
 
 
 @pytest.fixture

@@ -214,6 +214,32 @@ class Watchdog:
             sys.stderr.write(f"killed after {TEST_LIMIT_S:g} s:\n{served.log()[-20_000:]}\n")
 
 
+@contextmanager
+def served_all_along(folder: Path, cloud: Cloud, **options: object) -> Iterator[Served]:
+    """Serve a mount of the cloud's project that many tests share."""
+    one = Served(folder, mount_command("", options), clean_environ(folder, cloud.environ))
+    one.start()
+    yield one
+    one.stop()
+
+
+@contextmanager
+def quiet(served: Served) -> Iterator[Path]:
+    """Yield the directory of a shared mount; what it logs meanwhile must be no warning."""
+    before = len(served.loud_lines())
+    yield served.path
+    loud = served.loud_lines()[before:]
+    assert not loud, "\n".join(["unexpected in the log:", *loud])
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Let a test not hang."""
+    with Watchdog() as dog:
+        yield
+    assert not dog.has_bitten, "the test hung, and its mounts were killed"
+
+
 def mount_command(what: str, options: Mapping[str, object]) -> list[str]:
     """Return the words of ``allasfs mount``, to be followed by the mount point."""
     words = [sys.executable, "-m", "allasfs", "mount", "--foreground"]
