@@ -1,4 +1,4 @@
-"""The FUSE adapter: fusepy's calls in, Vfs calls out, errno back. The only importer of ``fuse``.
+"""The FUSE adapter: fusepy's calls in, Vfs calls out, errno back.
 
 ``FuseOps.__call__`` is the one door: fusepy calls every operation through it, so every exception
 leaves as an ``OSError`` with a positive errno. fusepy 3.0.1 needs that: an exception whose errno
@@ -14,6 +14,7 @@ from __future__ import annotations
 import codecs
 import errno
 import logging
+import os
 import re
 import stat
 import threading
@@ -24,9 +25,19 @@ from typing import Any
 import fuse
 from cachetools import LRUCache
 
+from allasfs.app import binding
 from allasfs.config import Config
 from allasfs.deadline import within
-from allasfs.errors import Failed, Internal, LookAgain, MountFailed, NotSupported, Refused
+from allasfs.errors import (
+    Failed,
+    FsError,
+    Internal,
+    LookAgain,
+    MountFailed,
+    NotPermitted,
+    NotSupported,
+    Refused,
+)
 from allasfs.fs.attrs import STAT_BLOCK, Attr, Given
 from allasfs.fs.vfs import Vfs
 from allasfs.fs.xattrs import USER
@@ -47,6 +58,13 @@ SLACK_S = 1.0
 # <bits/stat.h>: in place of a time's nanoseconds. libfuse sets the seconds to 0 beside them.
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
+# With these libfuse creates a file for mknod(2), and releases it without a flush. What comes from
+# the kernel has O_LARGEFILE.
+MKNOD_FLAGS = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+# <linux/falloc.h>
+FALLOC_KEEP_SIZE = 0x01
+FALLOC_PUNCH_HOLE = 0x02
+FALLOC_ZERO_RANGE = 0x10
 # What df shows as free where nothing limits the account: 1 PiB.
 UNLIMITED = 1024**5
 
@@ -220,13 +238,24 @@ class FuseOps:
 
     def link(self, target: str, source: str) -> None:
         """An object has one name."""
-        raise NotSupported(target, "the store has no hard links")
+        # As link(2) says of file systems without hard links; programs know how to go on then.
+        raise NotPermitted(target, "the store has no hard links")
+
+    def mknod(self, path: str, mode: int, dev: int) -> None:
+        """Refuse pipes, sockets and devices. A regular file comes as ``create``, by libfuse."""
+        raise NotPermitted(path, "the store has no pipes, sockets and devices")
 
     # -- files ------------------------------------------------------------------------------------
 
     def create(self, path: str, mode: int, fi: Any) -> int:
         """Make a file and open it."""
         fi.fh, _ = self._vfs.create(path, fi.flags, stat.S_IMODE(mode))
+        if fi.flags == MKNOD_FLAGS:
+            try:
+                self._vfs.flush(fi.fh)
+            except FsError:
+                self._vfs.release(fi.fh)
+                raise
         return 0
 
     def open(self, path: str, fi: Any) -> int:
@@ -259,11 +288,21 @@ class FuseOps:
         if path is not None:
             with self._lock:
                 self._told.pop(path, None)
-        return self._vfs.write(fi.fh, offset, data)
+        # A page of a mapping has its place, also in a file that was opened to append.
+        return self._vfs.write(fi.fh, offset, data, in_place=bool(fi.writepage))
 
     def truncate(self, path: str, length: int, fi: Any = None) -> None:
         """Truncate and ftruncate."""
         self._vfs.truncate(path, length, None if fi is None else fi.fh)
+
+    def fallocate(self, path: str | None, mode: int, start: int, length: int, fi: Any) -> None:
+        """Take room in the spool for a span, or make it zeros; room behind the end is refused."""
+        if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
+            self._vfs.erase(fi.fh, start, length, keep_size=bool(mode & FALLOC_KEEP_SIZE))
+        elif mode == 0:
+            self._vfs.allocate(fi.fh, start, length)
+        else:
+            raise NotSupported(path or "", "no room is kept behind the end of a file")
 
     def flush(self, path: str | None, fi: Any) -> None:
         """close(): its result is the upload's."""
@@ -330,7 +369,9 @@ def serve(ops: FuseOps, mount_point: str, config: Config, fsname: str) -> None:
     _register_codec()
     options = mount_options(config, fsname)
     try:
-        fuse.FUSE(ops, mount_point, foreground=True, raw_fi=True, encoding=ENCODING, **options)
+        binding.Mounted(
+            ops, mount_point, foreground=True, raw_fi=True, encoding=ENCODING, **options
+        )
     except RuntimeError as exc:
         raise MountFailed(f"{mount_point}: libfuse could not mount (status {exc})") from exc
     if isinstance(ops.failure, Exception):

@@ -107,6 +107,11 @@ class OpenFile:
         """The object's name: not the place's for a file beside a directory of its name."""
         return self.place.key if self.info is None else self.info.key
 
+    @property
+    def awaits_upload(self) -> bool:
+        """Whether it was changed since the store was last asked to take it."""
+        return self.is_dirty and not self.is_orphan and not self._failure
+
     def stands_for(self, other: OpenFile) -> bool:
         """Whether a newly found ``other`` is this file: changed here, or the same version."""
         if self.is_dirty or self.info is None or other.info is None:
@@ -188,6 +193,22 @@ class OpenFile:
                 spool.truncate(size)
                 self._touch()
 
+    def allocate(self, start: int, stop: int) -> None:
+        """Take room for a span; the file is at least so long then. Raise NoSpace, FileTooBig."""
+        with self.lock:
+            if stop > LARGEST_FILE:
+                raise FileTooBig(str(self.place))
+            self._open_spool().allocate(start, stop)
+            self._touch()
+
+    def erase(self, start: int, stop: int, *, keep_size: bool) -> None:
+        """Make a span zeros, to the file's end at most with ``keep_size``; raise as ``write``."""
+        with self.lock:
+            if keep_size:
+                stop = min(stop, self._attr.size)
+            for first in range(start, stop, FILL_BYTES):
+                self.write(first, bytes(min(FILL_BYTES, stop - first)))
+
     def give(self, given: Given) -> None:
         """Give the file attributes, stored with its next upload."""
         with self.lock:
@@ -219,6 +240,7 @@ class OpenFile:
 
     def _touch(self) -> None:
         self.is_dirty = True
+        self._failure = ""
         self._given = replace(self._given, mtime_ns=self._services.clock_ns())
         self._refresh()
 
@@ -425,6 +447,13 @@ class Files:
             fh, handle = next(self._numbers), Handle(file, flags)
             self._handles[fh] = handle
             return fh, handle
+
+    def is_last(self, fh: int) -> bool:
+        """Whether a handle is the only one of its file; raise BadHandle."""
+        with self._lock:
+            if fh not in self._handles:
+                raise BadHandle(f"handle {fh}")
+            return self._handles[fh].file.handles == 1
 
     def remove(self, fh: int) -> OpenFile | None:
         """Close a handle; return its file when it was the last one."""

@@ -259,14 +259,30 @@ class Vfs:
             self._listings.outdated(handle.file.place.bucket, handle.file.place.key)
             raise
 
-    def write(self, fh: int, offset: int, data: bytes) -> int:
-        """Write all of ``data`` to the spool; raise BadHandle, NoSpace, FileTooBig."""
+    def write(self, fh: int, offset: int, data: bytes, *, in_place: bool = False) -> int:
+        """Write all of ``data`` to the spool; raise BadHandle, NoSpace, FileTooBig.
+
+        With O_APPEND it goes to the end, but for pages of a mapping, which are ``in_place``.
+        """
+        file, flags = self._writable(fh)
+        return file.write(offset, data, append=bool(flags & os.O_APPEND) and not in_place)
+
+    def allocate(self, fh: int, start: int, length: int) -> None:
+        """Take room for a span, and make the file at least so long; raise as ``write`` does."""
+        self._writable(fh)[0].allocate(start, start + length)
+
+    def erase(self, fh: int, start: int, length: int, *, keep_size: bool) -> None:
+        """Make a span zeros; with ``keep_size`` as far as the file goes."""
+        self._writable(fh)[0].erase(start, start + length, keep_size=keep_size)
+
+    def _writable(self, fh: int) -> tuple[OpenFile, int]:
+        """Return file and flags of a handle that is about to change the file."""
         handle = self._files.handle(fh)
         if not handle.may_write:
             raise BadHandle(str(handle.file.place.key), "not open for writing")
         if not handle.file.is_dirty:
             self._pages.forget(handle.file.place)
-        return handle.file.write(offset, data, append=bool(handle.flags & os.O_APPEND))
+        return handle.file, handle.flags
 
     def truncate(self, path: str, size: int, fh: int | None = None) -> None:
         """Set a file's size: stored at once by path, with the next flush by handle."""
@@ -293,24 +309,39 @@ class Vfs:
         handle = self._files.handle(fh)
         file = handle.file
         # A new file is stored even if it was opened for reading only.
-        if not file.is_dirty or not (handle.may_write or file.is_new):
-            return
+        if file.is_dirty and (handle.may_write or file.is_new):
+            self._upload(file)
+
+    fsync = flush
+
+    def _upload(self, file: OpenFile) -> None:
         file.flush()
         if file.info is not None and not file.is_orphan:
             self._pages.stored(file.place, file.info)
 
-    fsync = flush
-
     def release(self, fh: int) -> None:
-        """Close a handle. What it wrote was stored by flush; what was refused there is kept."""
-        file = self._files.handle(fh).file
+        """Close a handle. What was written was stored by flush; what was refused there is kept.
+
+        The pages of a mapping that outlives its descriptor come after the last flush: they are
+        uploaded here, where no program waits for the result any more.
+        """
+        if self._files.is_last(fh):
+            self._upload_rest(self._files.handle(fh).file)
+        file = self._files.remove(fh)
+        if file is not None:
+            self._upload_rest(file)
+            self._closed(file)
+
+    def _upload_rest(self, file: OpenFile) -> None:
+        """Upload what no program asked to; ``OpenFile.close`` tells what could not be stored."""
+        if not file.awaits_upload:
+            return
         try:
-            if file.is_new and not file.was_flushed and file.handles == 1:
-                # mknod(2): libfuse makes the file with create, and nothing ever closes it.
-                file.flush()
-        finally:
-            if self._files.remove(fh) is file:
-                self._closed(file)
+            self._upload(file)
+        except FsError as exc:
+            log.debug("%s", exc)
+        except Exception:
+            log.exception("uploading %s/%s", file.place.bucket, file.place.key)
 
     def give_back(self, fh: int) -> None:
         """Close a handle that no program gets: the kernel's pages are still of another version."""

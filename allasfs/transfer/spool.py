@@ -207,6 +207,21 @@ class SpoolFile:
         if self._hashed > size:
             self._restart_md5()
 
+    def allocate(self, start: int, stop: int) -> None:
+        """Take room for a span on the disk, and be at least so long; raise NoSpace."""
+        growth = sum(end - begin for begin, end in self._held.missing(start, stop))
+        self._spool.reserve(growth)
+        try:
+            os.posix_fallocate(self._fd, start, stop - start)
+        except OSError as exc:
+            self._spool.release(growth)
+            os.ftruncate(self._fd, self.size)
+            raise disk_error(str(self.path), exc) from exc
+        self._held.add(start, stop)
+        if stop > self.size:
+            self.present.add(self.size, stop)
+            self.size = stop
+
     def md5(self) -> str:
         """Return the MD5 of the whole file (hex); reads only what was not hashed while written."""
         for chunk in self._chunks(self._hashed, self.size):

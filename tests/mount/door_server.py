@@ -105,7 +105,7 @@ class FailingVfs:
     def _read(self, fh: int, offset: int, length: int) -> bytes:
         return bytes(max(0, min(length, SIZE - offset)))
 
-    def _write(self, fh: int, offset: int, data: bytes) -> int:
+    def _write(self, fh: int, offset: int, data: bytes, *, in_place: bool) -> int:
         return len(data)
 
 

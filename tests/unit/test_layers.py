@@ -44,7 +44,7 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 # Foreign packages that only these may import.
 FOREIGN: dict[str, tuple[str, ...]] = {
-    "fuse": ("allasfs.app.fuse_ops",),
+    "fuse": ("allasfs.app.binding", "allasfs.app.fuse_ops"),
     "swiftclient": ("allasfs.store.swift",),
     "requests": ("allasfs.store.swift",),
     "urllib3": ("allasfs.store.swift",),

@@ -1068,3 +1068,89 @@ def test_a_rename_over_a_file_whose_source_cannot_be_deleted_leaves_both_names_c
         fs.rename("/bucket/a", "/bucket/b")
     assert sorted(fs.listdir("/bucket")) == ["a", "b"]
     assert read_file(fs, "/bucket/a") + read_file(fs, "/bucket/b") == b"contentcontent"
+
+
+# -- pages of a mapping, and room ----------------------------------------------------------------
+
+
+def test_what_is_written_after_the_last_flush_is_uploaded_by_release(
+    fs: VfsFs, store: MemStore
+) -> None:
+    # As the kernel writes the pages of a mapping that outlives its descriptor.
+    fd = fs.open("/bucket/a", os.O_RDWR | os.O_CREAT)
+    fs.pwrite(fd, b"flushed", 0)
+    fs.vfs.flush(fd)
+    fs.pwrite(fd, b"later", 7)
+    fs.vfs.release(fd)
+    assert get_bytes(store, "bucket", "a") == b"flushedlater"
+    assert fs.vfs.status()["spool_used"] == 0
+
+
+def test_release_does_not_upload_while_other_handles_are_open(fs: VfsFs, store: MemStore) -> None:
+    with opened(fs, "/bucket/a", os.O_RDWR | os.O_CREAT) as fd:
+        other = fs.open("/bucket/a", os.O_RDWR)
+        fs.pwrite(fd, b"content", 0)
+        store.forget_calls()
+        fs.vfs.release(other)
+        assert store.counts() == {}
+    assert get_bytes(store, "bucket", "a") == b"content"
+
+
+def test_what_release_cannot_store_is_kept_and_logged(
+    fs: VfsFs, store: MemStore, expected_logs: ExpectLog
+) -> None:
+    fd = fs.open("/bucket/a", os.O_RDWR | os.O_CREAT)
+    fs.vfs.flush(fd)
+    fs.pwrite(fd, b"content", 0)
+    store.fail_next(QuotaExceeded("bucket/a", "over quota"), "put")
+    expected_logs("bucket/a was not stored .*over quota.*: kept in")
+    fs.vfs.release(fd)
+    lines = fs.vfs.status()["not_stored"]
+    assert isinstance(lines, list)
+    assert Path(lines[0].rpartition("kept in ")[2]).read_bytes() == b"content"
+
+
+def test_release_does_not_repeat_what_close_has_told_the_program(
+    fs: VfsFs, store: MemStore, expected_logs: ExpectLog
+) -> None:
+    fd = fs.open("/bucket/a", os.O_RDWR | os.O_CREAT)
+    fs.pwrite(fd, b"content", 0)
+    store.fail_next(QuotaExceeded("bucket/a", "over quota"), "put")
+    expected_logs("was not stored")
+    store.forget_calls()
+    with pytest.raises(QuotaExceeded):
+        fs.close(fd)
+    assert store.counts() == {"put": 1}
+
+
+def test_a_page_has_its_place_in_a_file_that_was_opened_to_append(fs: VfsFs) -> None:
+    write_file(fs, "/bucket/a", b"0123456789")
+    with opened(fs, "/bucket/a", os.O_RDWR | os.O_APPEND) as fd:
+        fs.vfs.write(fd, 2, b"page", in_place=True)
+        fs.vfs.write(fd, 2, b"end")
+    assert read_file(fs, "/bucket/a") == b"01page6789end"
+
+
+def test_room_that_was_taken_is_there_for_later_writes(mount: Mount) -> None:
+    fs = mount(spool_size=MIB)
+    with opened(fs, "/bucket/a", os.O_RDWR | os.O_CREAT) as fd:
+        fs.pwrite(fd, b"begin", 0)
+        fs.vfs.allocate(fd, 0, MIB)
+        assert fs.lstat("/bucket/a").size == MIB
+        assert fs.vfs.status()["spool_used"] == MIB
+        with opened(fs, "/bucket/b", os.O_RDWR | os.O_CREAT) as other, pytest.raises(NoSpace):
+            fs.pwrite(other, b"1", 0)
+        with pytest.raises(NoSpace):
+            fs.vfs.allocate(fd, MIB, 1)
+        fs.pwrite(fd, b"end", MIB - 3)
+    assert read_file(fs, "/bucket/a") == b"begin" + bytes(MIB - 8) + b"end"
+
+
+@pytest.mark.parametrize(
+    ("keep_size", "expected"), [(True, b"01" + bytes(8)), (False, b"01" + bytes(28))]
+)
+def test_an_erased_span_is_zeros(fs: VfsFs, keep_size: bool, expected: bytes) -> None:
+    write_file(fs, "/bucket/a", b"0123456789")
+    with opened(fs, "/bucket/a", os.O_RDWR) as fd:
+        fs.vfs.erase(fd, 2, 28, keep_size=keep_size)
+    assert read_file(fs, "/bucket/a") == expected
