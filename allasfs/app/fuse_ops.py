@@ -29,6 +29,7 @@ from allasfs.app import binding
 from allasfs.config import Config
 from allasfs.deadline import within
 from allasfs.errors import (
+    AccessDenied,
     Failed,
     FsError,
     Internal,
@@ -162,6 +163,13 @@ class FuseOps:
             self._told[path] = (time.monotonic(), attr)
         return _stat(attr)
 
+    def access(self, path: str, mode: int) -> None:
+        """All is allowed, but to run a file that nobody may run: as execve(2) refuses it then."""
+        if mode & os.X_OK:
+            found = self._vfs.getattr(path)
+            if stat.S_ISREG(found.mode) and not found.mode & 0o111:
+                raise AccessDenied(path, "nobody may execute it")
+
     def readdir(self, path: str, fh: int) -> list[str]:
         """The names of a directory."""
         return [".", "..", *self._vfs.listdir(path)]
@@ -265,12 +273,20 @@ class FuseOps:
         size, a short copy without an error. ESTALE makes the kernel look the name up anew and open
         again (Linux, do_filp_open), so that both are of one version.
         """
+        if fi.flags & os.O_TRUNC:
+            self._kernel_knows(path)
         fi.fh, handle = self._vfs.open(path, fi.flags)
         if not handle.file.is_dirty and self._is_outdated(path, handle.file.attr):
             self._vfs.give_back(fi.fh)
             raise LookAgain(path, "replaced by another client")
         fi.keep_cache = int(handle.keep_cache)
         return 0
+
+    def _kernel_knows(self, path: str | None) -> None:
+        """The kernel takes part in a change: it does not believe any more what it was told."""
+        if path is not None:
+            with self._lock:
+                self._told.pop(path, None)
 
     def _is_outdated(self, path: str, attr: Attr) -> bool:
         """Whether the kernel may still believe other attributes than these."""
@@ -285,18 +301,18 @@ class FuseOps:
 
     def write(self, path: str | None, data: bytes, offset: int, fi: Any) -> int:
         """Write, all of it; the kernel knows the size that this makes."""
-        if path is not None:
-            with self._lock:
-                self._told.pop(path, None)
+        self._kernel_knows(path)
         # A page of a mapping has its place, also in a file that was opened to append.
         return self._vfs.write(fi.fh, offset, data, in_place=bool(fi.writepage))
 
     def truncate(self, path: str, length: int, fi: Any = None) -> None:
         """Truncate and ftruncate."""
+        self._kernel_knows(path)
         self._vfs.truncate(path, length, None if fi is None else fi.fh)
 
     def fallocate(self, path: str | None, mode: int, start: int, length: int, fi: Any) -> None:
         """Take room in the spool for a span, or make it zeros; room behind the end is refused."""
+        self._kernel_knows(path)
         if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
             self._vfs.erase(fi.fh, start, length, keep_size=bool(mode & FALLOC_KEEP_SIZE))
         elif mode == 0:

@@ -396,6 +396,11 @@ class Handle:
         """Whether it was opened for writing."""
         return self.flags & os.O_ACCMODE != os.O_RDONLY
 
+    @property
+    def may_change(self) -> bool:
+        """Whether it may have changed the file: O_TRUNC empties it, also where it is only read."""
+        return self.may_write or bool(self.flags & os.O_TRUNC)
+
 
 class Files:
     """The open files by place, and the handles by number."""

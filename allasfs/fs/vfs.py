@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from cachetools import LRUCache
+
 from allasfs.config import Config
 from allasfs.deadline import within
 from allasfs.errors import (
@@ -55,6 +57,9 @@ from allasfs.transfer.spool import Spool
 from allasfs.transfer.uploader import Uploader
 
 log = logging.getLogger(__name__)
+
+# Targets of symbolic links that are remembered; some 200 bytes each.
+TARGETS = 20_000
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,8 @@ class Vfs:
         self._lock = threading.Lock()
         # Unlinked open files by the path under which the kernel still asks for them; guarded.
         self._hidden: dict[str, OpenFile] = {}
+        # Targets of links by bucket and version, asked for at each step over one; guarded.
+        self._targets: LRUCache[tuple[str, ObjectInfo], str] = LRUCache(TARGETS)
         # Lines about data that could not be stored; guarded.
         self._lost: list[str] = []
         self._usage: tuple[float, AccountInfo] | None = None
@@ -163,7 +170,7 @@ class Vfs:
         """Return the attributes of a path; raise NotFound."""
         hidden = self._hidden_file(path)
         if hidden is not None:
-            return hidden.attr
+            return replace(hidden.attr, nlink=0)
         place = self._tree.place(path)
         file = self._files.at(place)
         if file is not None and file.is_dirty:
@@ -234,7 +241,7 @@ class Vfs:
             fh, handle = self._files.add(file, flags)
         if handle.file.info is not None and not handle.file.is_dirty:
             handle.keep_cache = self._pages.opened(place, handle.file.info)
-        if flags & os.O_TRUNC and handle.may_write:
+        if flags & os.O_TRUNC:
             self._pages.forget(place)
             try:
                 handle.file.truncate(0)
@@ -309,7 +316,7 @@ class Vfs:
         handle = self._files.handle(fh)
         file = handle.file
         # A new file is stored even if it was opened for reading only.
-        if file.is_dirty and (handle.may_write or file.is_new):
+        if file.is_dirty and (handle.may_change or file.is_new):
             self._upload(file)
 
     fsync = flush
@@ -444,8 +451,15 @@ class Vfs:
         info = self._tree.file(place)
         if not is_symlink(info):
             raise BadArgument(path, "not a symbolic link")
+        with self._lock:
+            known = self._targets.get((place.bucket, info))
+        if known is not None:
+            return known
         with self._store.get(place.bucket, info.key, etag=info.etag) as body:
-            return os.fsdecode(b"".join(body))
+            target = os.fsdecode(b"".join(body))
+        with self._lock:
+            self._targets[place.bucket, info] = target
+        return target
 
     def rmdir(self, path: str) -> None:
         """Remove an empty directory or bucket; raise DirectoryNotEmpty, NotADirectory."""

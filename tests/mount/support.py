@@ -66,14 +66,6 @@ def refused(*numbers: int) -> Iterator[None]:
     assert caught.value.errno in numbers, f"{caught.value!r} in place of {names}"
 
 
-def fallocate(fd: int, mode: int, start: int, length: int) -> None:
-    """Call fallocate(2) itself: posix_fallocate() writes zeros where the kernel refuses."""
-    function = ctypes.CDLL(None, use_errno=True).fallocate
-    if function(fd, mode, ctypes.c_int64(start), ctypes.c_int64(length)):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
 def connect(cloud: Cloud) -> Connection:
     """Return a client that shares nothing with a mount."""
     token = cloud.token()

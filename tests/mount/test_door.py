@@ -20,13 +20,12 @@ import pytest
 
 from allasfs import errors
 from allasfs.app.fuse_ops import FuseOps
+from tests.syscalls import KEEP_SIZE, PUNCH_HOLE, access, fallocate
 
 from .conftest import MakeMount
-from .support import Served, clean_environ, fallocate, is_mounted, refused, wait_until
+from .support import Served, clean_environ, is_mounted, refused, wait_until
 
 SERVER = Path(__file__).with_name("door_server.py")
-# <linux/falloc.h>
-KEEP_SIZE, PUNCH_HOLE = 0x01, 0x02
 
 # What must look like a failed disk: what libraries let through without an errno, faults of our
 # own, and what would end a program.
@@ -158,6 +157,7 @@ def _punch_hole(top: Path) -> None:
 Call = tuple[str, str, Callable[[Path], object]]
 CALLS: tuple[Call, ...] = (
     ("getattr", "getattr", lambda top: os.stat(top / "file")),
+    ("access", "getattr", lambda top: access(top / "dir", os.X_OK)),
     ("readdir", "listdir", lambda top: os.listdir(top / "dir")),
     ("statfs", "statfs", os.statvfs),
     ("mkdir", "mkdir", lambda top: os.mkdir(_new(top))),

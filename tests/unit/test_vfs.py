@@ -1154,3 +1154,15 @@ def test_an_erased_span_is_zeros(fs: VfsFs, keep_size: bool, expected: bytes) ->
     with opened(fs, "/bucket/a", os.O_RDWR) as fd:
         fs.vfs.erase(fd, 2, 28, keep_size=keep_size)
     assert read_file(fs, "/bucket/a") == expected
+
+
+def test_a_link_that_is_followed_again_asks_nothing(fs: VfsFs, store: MemStore) -> None:
+    fs.symlink("target", "/bucket/link")
+    assert fs.readlink("/bucket/link") == "target"
+    store.forget_calls()
+    for _ in range(3):
+        assert fs.readlink("/bucket/link") == "target"
+    assert store.counts() == {}
+    fs.unlink("/bucket/link")
+    fs.symlink("another", "/bucket/link")
+    assert fs.readlink("/bucket/link") == "another"
