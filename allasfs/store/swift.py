@@ -540,6 +540,8 @@ class SwiftStore:
         if is_missing or status.startswith("404"):
             raise NotFound(subject)
         if not status.startswith("200"):
+            # RGW says 400 of a missing object, too.
+            self.head(container, key)
             raise Unavailable(subject, f"deleting it with its segments: {status}")
 
     def delete_many(self, container: str, keys: Iterable[str]) -> None:

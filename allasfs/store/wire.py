@@ -42,6 +42,8 @@ from allasfs.store.api import (
 
 META = "x-object-meta-"
 CONTAINER_META = "x-container-meta-"
+# RGW shows this metadata of static large objects, and of every object that it was copied to.
+SLO_MARK = META + "static-large-object"
 # What a POST drops on OpenStack Swift unless it is sent again (measured on Swift 2.38).
 KEPT_HEADERS = ("content-disposition", "content-encoding", "x-delete-at", "x-object-manifest")
 
@@ -230,7 +232,9 @@ def decoded(header: str) -> str:
 def metadata(headers: Headers, prefix: str = META) -> dict[str, str]:
     """Return the metadata among headers."""
     return {
-        name[len(prefix) :]: value for name, value in headers.items() if name.startswith(prefix)
+        name[len(prefix) :]: value
+        for name, value in headers.items()
+        if name.startswith(prefix) and name != SLO_MARK
     }
 
 

@@ -256,6 +256,12 @@ def test_a_head_has_version_metadata_and_what_a_post_must_repeat() -> None:
     assert head.manifest == ""
 
 
+def test_the_mark_of_a_static_large_object_is_no_metadata_of_a_file() -> None:
+    # As Ceph RGW shows it; a plain object that inherits it passes for a large one elsewhere.
+    headers = {"content-length": "3", "x-object-meta-static-large-object": "True"}
+    assert wire.object_head("key", {**headers, "x-object-meta-a": "1"}).metadata == {"a": "1"}
+
+
 @pytest.mark.parametrize("value", ["True", "true", "1"])
 def test_a_static_large_object_is_known_by_its_header(value: str) -> None:
     info = wire.object_info("key", {"x-static-large-object": value, "etag": f'"{MD5}"'}, 3)
