@@ -18,6 +18,7 @@ class Credentials:
     user_id: str
     project_name: str
     project_id: str
+    region: str = REGION
 
     def environ(self) -> dict[str, str]:
         """Return the variables that OpenStack's programs read."""
@@ -29,7 +30,7 @@ class Credentials:
             "OS_PROJECT_DOMAIN_ID": DOMAIN_ID,
             "OS_USERNAME": self.username,
             "OS_PASSWORD": self.password,
-            "OS_REGION_NAME": REGION,
+            "OS_REGION_NAME": self.region,
             "OS_INTERFACE": "public",
             "OS_IDENTITY_API_VERSION": "3",
         }

@@ -78,22 +78,35 @@ def session(auth_url: str, username: str, password: str, project: str) -> Iterat
 
 def publish(admin: Session, auth_url: str, storage_url: str) -> None:
     """Make the catalogue show these addresses."""
-    for service_type, url in (("identity", auth_url), ("object-store", storage_url)):
-        service = _ensure(admin, "service", {"type": service_type}, {"name": "swift"})
-        found = admin.call("GET", f"/endpoints?service_id={service}")["endpoints"]
-        known = {endpoint["interface"]: endpoint for endpoint in found}
-        for interface in ("public", "internal", "admin"):
-            body = {
-                "interface": interface,
-                "service_id": service,
-                "url": url,
-                "region_id": REGION,
-            }
-            if interface not in known:
-                admin.call("POST", "/endpoints", {"endpoint": body})
-            elif known[interface]["url"] != url:
-                path = f"/endpoints/{known[interface]['id']}"
-                admin.call("PATCH", path, {"endpoint": {"url": url}})
+    _publish(admin, "identity", auth_url, REGION)
+    publish_store(admin, storage_url, REGION)
+
+
+def publish_store(admin: Session, storage_url: str, region: str) -> None:
+    """Make the catalogue show this address of an object store in this region."""
+    known = admin.call("GET", "/regions")["regions"]
+    if region not in [each["id"] for each in known]:
+        admin.call("POST", "/regions", {"region": {"id": region}})
+    _publish(admin, "object-store", storage_url, region)
+
+
+def _publish(admin: Session, service_type: str, url: str, region: str) -> None:
+    service = _ensure(admin, "service", {"type": service_type}, {"name": "swift"})
+    match = urlencode({"service_id": service, "region_id": region})
+    found = admin.call("GET", f"/endpoints?{match}")["endpoints"]
+    known = {endpoint["interface"]: endpoint for endpoint in found}
+    for interface in ("public", "internal", "admin"):
+        body = {
+            "interface": interface,
+            "service_id": service,
+            "url": url,
+            "region_id": region,
+        }
+        if interface not in known:
+            admin.call("POST", "/endpoints", {"endpoint": body})
+        elif known[interface]["url"] != url:
+            path = f"/endpoints/{known[interface]['id']}"
+            admin.call("PATCH", path, {"endpoint": {"url": url}})
 
 
 def ensure_user(admin: Session, username: str, password: str, project: str, role: str) -> None:
@@ -123,7 +136,7 @@ def new_token(credentials: Credentials) -> Token:
         for service in about["catalog"]
         if service["type"] == "object-store"
         for endpoint in service["endpoints"]
-        if endpoint["interface"] == "public"
+        if (endpoint["interface"], endpoint["region_id"]) == ("public", credentials.region)
     ]
     return Token(token, urls[0])
 
