@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cachetools import LRUCache
@@ -50,7 +50,7 @@ from allasfs.fs.names import Layout, Place, check_bucket, check_key
 from allasfs.fs.pages import Pages
 from allasfs.fs.tree import BUCKET, Tree
 from allasfs.store import large
-from allasfs.store.api import AccountInfo, Store
+from allasfs.store.api import AccountInfo, ObjectInfo, Store
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.listings import Found, Listings
 from allasfs.transfer.spool import Spool
