@@ -7,7 +7,6 @@ the answers mean is in ``wire.py``. Any thread may call any method.
 
 from __future__ import annotations
 
-import http.client
 import json
 import logging
 import random
@@ -70,10 +69,6 @@ FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 8.0
 # RGW handles 1024 names of one bulk request and says nothing of the rest (measured, 16.2).
 BULK_DELETE_NAMES = 1000
-
-# An object may have 90 items of metadata on OpenStack Swift, some hundred on RGW, each a header;
-# Python's limit of 100 for all headers would make such an object unreadable.
-http.client._MAXHEADERS = 1000  # type: ignore[attr-defined]
 
 _TRANSPORT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
