@@ -111,6 +111,7 @@ def source(tmp_path: Path) -> Path:
 # -- across mounts --------------------------------------------------------------------------------
 
 
+@pytest.mark.semantics("A5")
 def test_after_a_remount_rsync_transfers_nothing(mounts: Mounts, source: Path) -> None:
     path = mounts.again()
     succeed("rsync", "-a", f"{source}/", f"{path}/t/")
@@ -132,6 +133,7 @@ def test_ls_shows_the_same_after_a_remount(mounts: Mounts, source: Path) -> None
     assert succeed("env", "-C", path, *list_all) == before
 
 
+@pytest.mark.semantics("A5")
 def test_ls_of_many_unknown_files_asks_for_none_of_them(
     mounts: Mounts, cloud: Cloud, bucket: str
 ) -> None:
@@ -141,6 +143,7 @@ def test_ls_of_many_unknown_files_asks_for_none_of_them(
     assert mounts.asked() == {"LIST": 1}
 
 
+@pytest.mark.semantics("A6")
 def test_exact_attributes_cost_one_head_for_each_version_ever(
     mounts: Mounts, cloud: Cloud, swift: Connection, bucket: str
 ) -> None:
@@ -160,6 +163,7 @@ def test_exact_attributes_cost_one_head_for_each_version_ever(
     assert mounts.asked() == {"LIST": 1, "HEAD": 1}
 
 
+@pytest.mark.semantics("A7")
 def test_a_time_that_was_told_does_not_change_before_the_unmount(
     mounts: Mounts, swift: Connection, bucket: str
 ) -> None:
@@ -175,6 +179,7 @@ def test_a_time_that_was_told_does_not_change_before_the_unmount(
     assert (path / "f").stat().st_mtime_ns == 1_500_000_000
 
 
+@pytest.mark.semantics("A1")
 @pytest.mark.parametrize("text", ["1700000000.123456789", "1700000000.5", "-1.5", "-0.25", "7"])
 def test_the_time_of_a_file_is_what_other_clients_mean(
     mounts: Mounts, swift: Connection, bucket: str, text: str
@@ -188,6 +193,7 @@ def test_the_time_of_a_file_is_what_other_clients_mean(
     assert metadata(swift, bucket, "ours")["mtime"] == text
 
 
+@pytest.mark.semantics("A8")
 def test_a_database_that_cannot_be_used_is_one_line_in_the_log(
     mount: MakeMount, bucket: str, tmp_path: Path
 ) -> None:
@@ -218,6 +224,7 @@ def test_without_a_name_the_database_lies_in_the_cache_folder(
 # -- extended attributes --------------------------------------------------------------------------
 
 
+@pytest.mark.semantics("X1", "X6")
 def test_metadata_of_other_clients_is_user_attributes_and_back(
     project: Path, swift: Connection, bucket: str
 ) -> None:
@@ -237,6 +244,7 @@ def test_metadata_of_other_clients_is_user_attributes_and_back(
     assert os.getxattr(path, "user.allasfs.etag").decode() == swift.head_object(bucket, "f")["etag"]
 
 
+@pytest.mark.semantics("X2")
 @pytest.mark.parametrize("value", [b"", b"x", b"\0binary\xff", b" blank\n", b"v" * 182])
 def test_any_value_comes_back_after_a_remount(mounts: Mounts, value: bytes) -> None:
     path = mounts.again()
@@ -276,6 +284,7 @@ def test_a_buffer_that_is_too_small_is_not_written_to(project: Path, bucket: str
     assert buffer.raw == b"value" + b"-" * 11
 
 
+@pytest.mark.semantics("X4", "X5")
 def test_what_the_store_does_not_take_is_refused(project: Path, bucket: str) -> None:
     path = project / bucket / "f"
     path.write_text("data")
@@ -309,6 +318,7 @@ def test_an_object_with_as_much_metadata_as_swift_takes_is_read(
         os.setxattr(path, "user.more", b"1")
 
 
+@pytest.mark.semantics("X3")
 def test_questions_of_the_kernel_and_of_ls_cost_no_request(mounts: Mounts, cloud: Cloud) -> None:
     path = mounts.again()
     os.listdir(path)
@@ -360,6 +370,7 @@ def test_rsync_and_tar_copy_attributes_both_ways(
         assert (found["name"], found["mime_type"]) == (name, "text/x")
 
 
+@pytest.mark.semantics("X3")
 def test_without_xattrs_the_mount_has_none(mount: MakeMount, bucket: str) -> None:
     path = mount(xattrs="no").path / bucket / "f"
     path.write_text("data")
@@ -373,6 +384,7 @@ def test_without_xattrs_the_mount_has_none(mount: MakeMount, bucket: str) -> Non
 # -- what is kept ---------------------------------------------------------------------------------
 
 
+@pytest.mark.semantics("C21")
 @pytest.mark.parametrize("flags", [os.O_APPEND, os.O_TRUNC, 0])
 def test_a_rewritten_object_keeps_type_and_metadata(
     project: Path, swift: Connection, bucket: str, flags: int
@@ -388,6 +400,7 @@ def test_a_rewritten_object_keeps_type_and_metadata(
     assert swift.head_object(bucket, "f.csv")["content-type"] == "text/x"
 
 
+@pytest.mark.semantics("C21")
 def test_a_file_that_is_renamed_to_its_name_gets_its_type(
     project: Path, swift: Connection, bucket: str, source: Path
 ) -> None:
@@ -396,6 +409,7 @@ def test_a_file_that_is_renamed_to_its_name_gets_its_type(
     assert swift.head_object(bucket, "table.csv")["content-type"] == "text/csv"
 
 
+@pytest.mark.semantics("A9")
 def test_attributes_of_a_bucket_are_its_metadata(
     mounts: Mounts, swift: Connection, bucket: str, source: Path
 ) -> None:
@@ -414,6 +428,7 @@ def test_attributes_of_a_bucket_are_its_metadata(
     assert os.listxattr(path) == ["user.colour"]
 
 
+@pytest.mark.semantics("A9")
 def test_the_root_of_an_account_keeps_what_it_has(project: Path) -> None:
     status = project.stat()
     project.chmod(stat.S_IMODE(status.st_mode))

@@ -118,6 +118,7 @@ def test_two_mounts_share_the_file(opened: Open, path: Path) -> None:
     assert opened().find("bucket", "key-2299") == numbered(2299)
 
 
+@pytest.mark.semantics("A8")
 def test_the_oldest_are_removed_above_the_limit(opened: Open, path: Path) -> None:
     for start in range(0, 400, 50):
         mount = opened(limit=100)
@@ -132,6 +133,7 @@ def test_the_oldest_are_removed_above_the_limit(opened: Open, path: Path) -> Non
     assert last.find("bucket", "key-100") is None
 
 
+@pytest.mark.semantics("A8")
 def test_the_file_is_private(opened: Open, path: Path) -> None:
     mount = opened()
     mount.note(ROW)

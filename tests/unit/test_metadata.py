@@ -175,6 +175,7 @@ def test_reading_an_old_version_to_its_end_teaches_nothing(
     assert shown(mount(), "/bucket/a").mode == 0o640
 
 
+@pytest.mark.semantics("A7")
 def test_a_change_of_metadata_keeps_the_time_for_everybody(
     mount: Mount, store: MemStore, clock: FakeClock
 ) -> None:
@@ -217,6 +218,7 @@ def test_a_time_that_cannot_be_read_is_kept_as_it_is(mount: Mount, store: MemSto
     }
 
 
+@pytest.mark.semantics("C31")
 def test_what_changes_nothing_is_not_sent(mount: Mount, store: MemStore) -> None:
     fs = mount()
     write_file(fs, "/bucket/a", b"data")
@@ -264,6 +266,7 @@ def test_exact_attributes_cost_one_head_for_each_version_ever(
     assert [call.key for call in store.calls("head")] == ["f1"]
 
 
+@pytest.mark.semantics("A9")
 def test_exact_attributes_of_a_bucket_are_asked_for_once_in_a_while(
     mount: Mount, store: MemStore, clock: FakeClock
 ) -> None:
@@ -277,6 +280,7 @@ def test_exact_attributes_of_a_bucket_are_asked_for_once_in_a_while(
     assert shown(fs, "/bucket") == replace(EXACT, mode=0o711)
 
 
+@pytest.mark.semantics("A6")
 def test_an_object_that_may_only_be_listed_shows_what_its_listing_tells(
     mount: Mount, store: MemStore
 ) -> None:
@@ -336,6 +340,7 @@ def test_metadata_of_other_clients_is_shown_and_ours_is_theirs(
     assert store.head("bucket", "a").metadata == {**OLD, "colour": "blue", "size": "large"}
 
 
+@pytest.mark.semantics("X3")
 def test_attributes_of_one_version_cost_one_head_ever(mount: Mount, store: MemStore) -> None:
     put_bytes(store, "bucket", "a", b"data", metadata={"colour": "blue"})
     fs = mount()
@@ -348,6 +353,7 @@ def test_attributes_of_one_version_cost_one_head_ever(mount: Mount, store: MemSt
     assert "head" not in store.counts()
 
 
+@pytest.mark.semantics("X3")
 def test_a_program_that_looks_at_all_files_of_a_directory_gets_them_ahead(
     mount: Mount, store: MemStore
 ) -> None:
@@ -389,6 +395,7 @@ def test_what_is_no_user_attribute_asks_nobody(mount: Mount, store: MemStore) ->
     assert store.counts() == {}
 
 
+@pytest.mark.semantics("X5")
 @pytest.mark.parametrize("path", ["/bucket/a", "/bucket/d", "/bucket"])
 def test_names_with_a_meaning_are_not_set(mount: Mount, store: MemStore, path: str) -> None:
     fs = mount()
@@ -407,6 +414,7 @@ def test_names_with_a_meaning_are_not_set(mount: Mount, store: MemStore, path: s
             fs.getxattr(path, f"user.{name}")
 
 
+@pytest.mark.semantics("X6")
 def test_what_allasfs_tells_by_itself_is_read_by_name_and_not_listed(
     mount: Mount, store: MemStore
 ) -> None:
@@ -451,6 +459,7 @@ def test_more_than_the_store_takes_is_refused_before_it_is_sent(
     assert len(store.calls("post")) == 1
 
 
+@pytest.mark.semantics("C31", "X1")
 def test_an_attribute_of_an_open_changed_file_goes_with_its_upload(
     mount: Mount, store: MemStore
 ) -> None:
@@ -497,6 +506,7 @@ def test_two_changes_at_once_are_both_kept(mount: Mount, store: MemStore) -> Non
     assert (found["first"], found["second"]) == ("1", "2")
 
 
+@pytest.mark.semantics("X1")
 def test_a_link_has_no_attributes_and_costs_nothing(mount: Mount, store: MemStore) -> None:
     put_bytes(store, "bucket", "link", b"x", content_type=SYMLINK_TYPE, metadata={"a": "1"})
     fs = mount()
@@ -506,6 +516,7 @@ def test_a_link_has_no_attributes_and_costs_nothing(mount: Mount, store: MemStor
     assert store.counts() == {}
 
 
+@pytest.mark.semantics("X1")
 def test_a_directory_without_marker_gets_one(mount: Mount, store: MemStore) -> None:
     put_bytes(store, "bucket", "d/a", b"data")
     fs = mount()
@@ -556,6 +567,7 @@ def test_a_bucket_made_anew_has_nothing_of_the_old_one(mount: Mount, store: MemS
     assert fs.listxattr("/other") == []
 
 
+@pytest.mark.semantics("A9")
 def test_a_bucket_of_another_project_may_refuse(mount: Mount, store: MemStore) -> None:
     fs = mount()
     changes: list[Callable[[], None]] = [
@@ -596,6 +608,7 @@ def test_the_root_of_a_bucket_is_the_bucket(mount: Mount, store: MemStore) -> No
     }
 
 
+@pytest.mark.semantics("A9")
 def test_the_root_of_a_prefix_is_its_marker(mount: Mount, store: MemStore) -> None:
     fs = mount(bucket="bucket", prefix="a/b/")
     fs.vfs.set_attributes("/", Given(mtime_ns=OLD_NS))

@@ -52,6 +52,7 @@ def test_a_name_tells_the_type(name: str, expected: str) -> None:
     assert content_type(name) == expected
 
 
+@pytest.mark.semantics("C21")
 def test_the_files_of_this_computer_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     mimetypes.init()
     monkeypatch.setitem(mimetypes.types_map, ".csv", "application/x-of-this-computer")

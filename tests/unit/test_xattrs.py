@@ -40,6 +40,7 @@ def test_no_two_names_have_one_header() -> None:
     assert len({xattrs.header_of(f"user.{name}") for name in names}) == len(names)
 
 
+@pytest.mark.semantics("X2")
 @pytest.mark.parametrize(
     ("name", "header"),
     [
