@@ -81,8 +81,6 @@ class OpenFile:
         # Unlinked: the bytes live as long as the handles and go nowhere.
         self.is_orphan = False
         self.handles = 0
-        # Somebody closed it, or waited for its upload: that had its result.
-        self.was_flushed = False
         self._given = services.attributes.given(place.bucket, info) if info is not None else given
         # What a program made of the object's metadata, for the next upload.
         self._metadata: dict[str, str] | None = None
@@ -257,7 +255,6 @@ class OpenFile:
     def flush(self) -> None:
         """Upload what is dirty; return when the store has it, or raise what prevented it."""
         with self.lock:
-            self.was_flushed = True
             if not self.is_dirty or self.is_orphan:
                 return
             try:

@@ -350,7 +350,7 @@ def test_a_mount_that_cannot_start_ends_with_an_error(
     assert "the mount cannot start" in served.log()
 
 
-# -- what is not there ----------------------------------------------------------------------------
+# -- names that the store cannot keep --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
