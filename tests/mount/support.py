@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import os
 import re
 import shlex
@@ -20,6 +21,9 @@ import pytest
 from swiftclient.client import Connection
 
 from allasfs.demo import Cloud
+
+KIB = 1024
+MIB = 1024 * KIB
 
 # Long enough for a machine that does ten other things; only a failing test waits so long.
 PATIENCE_S = 60.0
@@ -72,6 +76,28 @@ def connect(cloud: Cloud) -> Connection:
     return Connection(
         preauthurl=token.storage_url, preauthtoken=token.id, retries=0, timeout=PATIENCE_S
     )
+
+
+def pattern(size: int, seed: int = 0) -> bytes:
+    """Return bytes that differ at every offset that a fault could shift them by."""
+    block = hashlib.shake_256(f"{seed}".encode()).digest(64 * KIB + 13)
+    return (block * (size // len(block) + 1))[:size]
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def stored(swift: Connection, bucket: str, key: str) -> bytes:
+    """Return an object as another client reads it."""
+    data: bytes = swift.get_object(bucket, key)[1]
+    return data
+
+
+def listed(swift: Connection, bucket: str) -> dict[str, tuple[int, str]]:
+    """Return (size, hash) of every object by its name."""
+    entries = swift.get_container(bucket, full_listing=True)[1]
+    return {entry["name"]: (entry["bytes"], entry["hash"]) for entry in entries}
 
 
 def is_mounted(path: Path) -> bool:

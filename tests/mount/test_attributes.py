@@ -14,9 +14,8 @@ import pytest
 from swiftclient.client import Connection
 
 from allasfs.demo import Cloud
-from tests.conftest import missing
+from tests.conftest import MakeMount, missing
 
-from .conftest import MakeMount
 from .support import Served, refused, succeed
 from .test_requests import fill
 

@@ -20,9 +20,9 @@ import pytest
 
 from allasfs import errors
 from allasfs.app.fuse_ops import FuseOps
+from tests.conftest import MakeMount
 from tests.syscalls import KEEP_SIZE, PUNCH_HOLE, access, fallocate
 
-from .conftest import MakeMount
 from .support import Served, clean_environ, is_mounted, refused, wait_until
 
 SERVER = Path(__file__).with_name("door_server.py")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import mmap
 import os
 import re
@@ -20,14 +19,25 @@ from swiftclient.client import Connection
 from swiftclient.exceptions import ClientException
 
 from allasfs.demo import Cloud
+from tests.conftest import MakeMount
 
-from .conftest import MakeMount
-from .support import Served, clean_environ, mount_command, refused, run, succeed, wait_until
+from .support import (
+    KIB,
+    MIB,
+    Served,
+    clean_environ,
+    listed,
+    md5,
+    mount_command,
+    pattern,
+    refused,
+    run,
+    stored,
+    succeed,
+    wait_until,
+)
 
 T = TypeVar("T")
-
-KIB = 1024
-MIB = 1024 * KIB
 
 # Short, so that tests need not wait long; what it promises is tested, never how fast things are.
 SHORT_TTL_S = 1.0
@@ -36,22 +46,6 @@ SWIFT = [sys.executable, "-m", "swiftclient.shell"]
 
 # What a mount logs when it refuses to mix two versions.
 STALE = "WARNING allasfs.app.fuse_ops: (open|read) .*: ESTALE"
-
-
-def pattern(size: int, seed: int = 0) -> bytes:
-    """Return bytes that differ at every offset that a fault could shift them by."""
-    block = hashlib.shake_256(f"{seed}".encode()).digest(64 * KIB + 13)
-    return (block * (size // len(block) + 1))[:size]
-
-
-def md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
-
-
-def stored(swift: Connection, bucket: str, key: str) -> bytes:
-    """Return an object as another client reads it."""
-    data: bytes = swift.get_object(bucket, key)[1]
-    return data
 
 
 def read_now(path: Path) -> bytes | None:
@@ -67,12 +61,6 @@ def unless_stale(read: Callable[[], T]) -> T | None:
         if exc.errno != errno.ESTALE:
             raise
         return None
-
-
-def listed(swift: Connection, bucket: str) -> dict[str, tuple[int, str]]:
-    """Return (size, hash) of every object by its name."""
-    entries = swift.get_container(bucket, full_listing=True)[1]
-    return {entry["name"]: (entry["bytes"], entry["hash"]) for entry in entries}
 
 
 @contextmanager

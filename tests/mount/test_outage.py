@@ -21,10 +21,21 @@ import pytest
 from swiftclient.client import Connection
 
 from allasfs.demo import Cloud
+from tests.conftest import MakeMount
 
-from .conftest import MakeMount
-from .support import PATIENCE_S, Served, connect, refused, run, succeed, wait_until
-from .test_main_job import MIB, listed, pattern, stored
+from .support import (
+    MIB,
+    PATIENCE_S,
+    Served,
+    connect,
+    listed,
+    pattern,
+    refused,
+    run,
+    stored,
+    succeed,
+    wait_until,
+)
 
 # The mount's: short, so that tests need not wait long.
 TIMEOUT_S = 2.0

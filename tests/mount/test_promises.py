@@ -11,10 +11,9 @@ import pytest
 from swiftclient.client import Connection
 
 from allasfs.demo import Cloud
+from tests.conftest import MakeMount
 
-from .conftest import MakeMount
-from .support import refused, succeed, wait_until
-from .test_main_job import MIB, listed, stored
+from .support import MIB, listed, refused, stored, succeed, wait_until
 
 
 @pytest.mark.semantics("L3")

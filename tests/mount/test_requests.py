@@ -21,8 +21,8 @@ import requests
 from swiftclient.client import Connection
 
 from allasfs.demo import Cloud
+from tests.conftest import MakeMount
 
-from .conftest import MakeMount
 from .support import PATIENCE_S, connect, succeed
 
 FILES = 5000
