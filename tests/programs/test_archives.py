@@ -37,6 +37,15 @@ def test_tar_extracts_to_the_mount(
     sh('tar -dzf "$1" -C tree', tmp_path / "t.tgz")
 
 
+def test_tar_extracts_to_a_bucket(
+    sh: Shell, there: Path, bucket: str, sample: Path, swift: Connection, tmp_path: Path
+) -> None:
+    sh('tar --format=posix -cf "$1" -C "$2" .; tar -xpf "$1"', tmp_path / "t.tar", sample)
+    assert tree(there) == tree(sample)
+    assert stored_tree(swift, bucket) == tree(sample)
+    sh('tar -df "$1"', tmp_path / "t.tar")
+
+
 def test_tar_appends_to_an_archive_on_the_mount(
     sh: Shell, bucket: str, sample: Path, swift: Connection, tmp_path: Path
 ) -> None:

@@ -190,6 +190,30 @@ def test_fallocate_makes_room_or_is_refused(
     assert stored(swift, bucket, "file") == pattern(1000) + bytes(399_000)
 
 
+def test_a_hard_link_is_refused_as_mv_and_ln_expect(
+    sh: Shell, there: Path, bucket: str, swift: Connection
+) -> None:
+    (there / "file").write_text("content")
+    done = sh.run("ln file other")
+    assert done.returncode == 1
+    assert "Operation not permitted" in done.stderr
+    sh("cp -al file other || cp -a file other; cat other")
+    assert sorted(listed(swift, bucket)) == ["file", "other"]
+
+
+def test_extended_attributes_are_copied(
+    sh: Shell, there: Path, bucket: str, sample: Path, swift: Connection
+) -> None:
+    os.setxattr(sample / "text.txt", "user.origin", b"a value of \x00 bytes \xff")
+    sh('cp -a "$1/text.txt" copied; rsync -aX "$1/text.txt" synced; cp -a copied again', sample)
+    for name in ("copied", "synced", "again"):
+        assert os.listxattr(there / name) == ["user.origin"]
+        assert os.getxattr(there / name, "user.origin") == b"a value of \x00 bytes \xff"
+    os.removexattr(there / "again", "user.origin")
+    assert os.listxattr(there / "again") == []
+    assert stored(swift, bucket, "again") == (sample / "text.txt").read_bytes()
+
+
 def test_head_and_tail_read_parts(sh: Shell, there: Path) -> None:
     data = pattern(4 * MIB)
     (there / "file").write_bytes(data)

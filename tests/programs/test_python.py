@@ -117,6 +117,39 @@ def test_a_mailbox_in_one_file(there: Path, bucket: str, swift: Connection, tmp_
     assert list(listed(swift, bucket)) == ["box"]
 
 
+def test_a_mailbox_that_is_locked(there: Path, bucket: str, swift: Connection) -> None:
+    box = mailbox.mbox(there / "box")
+    box.lock()
+    box.add(message(1))
+    box.flush()
+    other = mailbox.mbox(there / "box")
+    with pytest.raises(mailbox.ExternalClashError):
+        other.lock()
+    other.close()
+    box.unlock()
+    box.close()
+    assert list(listed(swift, bucket)) == ["box"]
+
+
+def test_a_mailbox_in_a_directory(there: Path, bucket: str, swift: Connection) -> None:
+    box = mailbox.Maildir(there / "box")
+    keys = [box.add(message(number)) for number in range(6)]
+    box.remove(keys[2])
+    read = box[keys[3]]
+    read.set_subdir("cur")
+    read.set_flags("S")
+    box[keys[3]] = read
+    box.flush()
+    found = mailbox.Maildir(there / "box", create=False)
+    subjects = sorted(each["subject"] for each in found)
+    assert subjects == [f"Message {number}" for number in (0, 1, 3, 4, 5)]
+    assert found[keys[3]].get_flags() == "S"
+    files = [key for key in listed(swift, bucket) if not key.endswith("/")]
+    assert len([key for key in files if key.startswith("box/new/")]) == 4
+    assert [key for key in files if key.startswith("box/cur/")] == [f"box/cur/{keys[3]}:2,S"]
+    assert len(files) == 5
+
+
 def test_a_log_that_rotates(there: Path, bucket: str, swift: Connection) -> None:
     handler = logging.handlers.RotatingFileHandler(
         there / "log", maxBytes=500, backupCount=2, encoding="utf-8"

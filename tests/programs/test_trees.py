@@ -45,6 +45,17 @@ def test_cp_within_the_mount(
     assert not [key for key in listed(swift, bucket) if key.startswith("one")]
 
 
+def test_cp_a_into_a_bucket_gives_it_mode_and_time(
+    sh: Shell, there: Path, bucket: str, sample: Path, swift: Connection
+) -> None:
+    sample.chmod(0o750)
+    sh('cp -a "$1/." .', sample)
+    assert tree(there) == tree(sample)
+    assert there.stat().st_mtime_ns == sample.stat().st_mtime_ns
+    assert there.stat().st_mode == sample.stat().st_mode
+    assert stored_tree(swift, bucket) == tree(sample)
+
+
 # -- rsync ----------------------------------------------------------------------------------------
 
 RSYNC = 'rsync -a --stats --itemize-changes "$@"'
@@ -68,6 +79,29 @@ def test_rsync_into_a_directory_transfers_nothing_the_second_time(
     assert transferred(sh(RSYNC, f"{sample}/", there / "d")) == (0, [])
     assert tree(there / "d") == tree(sample)
     assert stored_tree(swift, bucket, "d/") == tree(sample)
+
+
+def test_rsync_into_a_bucket_transfers_nothing_the_second_time(
+    sh: Shell, there: Path, bucket: str, sample: Path, swift: Connection
+) -> None:
+    count, _ = transferred(sh(RSYNC, f"{sample}/", there))
+    assert count == len(contents(tree(sample)))
+    assert transferred(sh(RSYNC, f"{sample}/", there)) == (0, [])
+    assert tree(there) == tree(sample)
+    assert there.stat().st_mtime_ns == sample.stat().st_mtime_ns
+    assert stored_tree(swift, bucket) == tree(sample)
+
+
+def test_rsync_transfers_nothing_after_a_remount(
+    mount: MakeMount, bucket: str, sample: Path, sh: Shell
+) -> None:
+    served = mount()
+    target = served.path / bucket
+    assert transferred(sh(RSYNC, sample, target))[0] == len(contents(tree(sample)))
+    served.stop()
+    served.start()
+    assert transferred(sh(RSYNC, sample, target)) == (0, [])
+    assert tree(target / "sample") == tree(sample)
 
 
 def test_rsync_transfers_what_changed_and_nothing_else(
