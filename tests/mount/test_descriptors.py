@@ -14,6 +14,7 @@ import pytest
 from swiftclient.client import Connection
 
 from allasfs.demo import Cloud
+from tests.conftest import MakeMount
 from tests.syscalls import (
     KEEP_SIZE,
     PUNCH_HOLE,
@@ -23,7 +24,6 @@ from tests.syscalls import (
     renameat2,
 )
 
-from .conftest import MakeMount
 from .support import TEST_LIMIT_S, Served, refused, wait_until
 
 KIB = 1024

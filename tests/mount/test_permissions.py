@@ -15,9 +15,9 @@ import requests
 from swiftclient.client import Connection
 
 from allasfs.demo import Cloud
+from tests.conftest import MakeMount
 from tests.syscalls import access
 
-from .conftest import MakeMount
 from .support import PATIENCE_S, Served, refused, succeed, wait_until
 
 ANYBODY = 1000
