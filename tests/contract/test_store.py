@@ -390,7 +390,8 @@ def test_metadata_keeps_what_a_header_may_hold(store: Store, bucket: str) -> Non
 
 def test_an_object_may_have_as_much_metadata_as_the_server_says(store: Store, bucket: str) -> None:
     limits = store.capabilities()
-    many = {f"k{number}": "1" for number in range(limits.max_meta_items)}
+    # Short names: the disk of the server has a limit, too.
+    many = {f"{number:x}": "1" for number in range(limits.max_meta_items)}
     long = {"n" * limits.max_meta_name_bytes: "v" * limits.max_meta_value_bytes}
     for metadata in (many, long):
         put_bytes(store, bucket, "key", b"1", metadata=metadata)
