@@ -177,6 +177,17 @@ class Attributes:
             self._enter(bucket, info, known)
         return known.told
 
+    def latest(self, bucket: str, key: str) -> Given:
+        """Return what is remembered of the last known version of a name; asks nobody."""
+        with self._lock:
+            version, known = self._known.get((bucket, key), (None, None))
+        if version is not None and known is not None:
+            return Given(mtime_ns=version.mtime_ns).changed(known.told)
+        row = self._database.find(bucket, key) if self._database is not None else None
+        if row is None:
+            return Given()
+        return Given(mtime_ns=row.info.mtime_ns).changed(given_by(row.metadata))
+
     def metadata(self, bucket: str, info: ObjectInfo) -> Mapping[str, str] | None:
         """Return all metadata of a version, None when nobody asked for it yet."""
         known = self._find(bucket, info)

@@ -110,7 +110,10 @@ class Tree:
     def _directory_attr(self, place: Place) -> Attr:
         marker = self._listings.cached_marker(place.bucket, place.prefix)
         if marker is None:
-            return self._attributes.directory()
+            if self._listings.is_cached(place.bucket, place.prefix):
+                return self._attributes.directory()
+            # It is not listed for this: what its last known marker had.
+            return self._attributes.directory(self._attributes.latest(place.bucket, place.prefix))
         marker = self.resolve(place.bucket, marker)
         given = self._attributes.given(place.bucket, marker)
         return self._attributes.directory(given, mtime_ns=marker.mtime_ns)

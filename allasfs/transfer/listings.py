@@ -267,6 +267,10 @@ class Listings:
         typed = above.typed.get(name) if above is not None else None
         return [marker for marker in (own, typed) if marker is not None]
 
+    def is_cached(self, bucket: str, prefix: str) -> bool:
+        """Whether a directory's listing is at hand."""
+        return self._cached(bucket, prefix) is not None
+
     def cached_marker(self, bucket: str, prefix: str) -> ObjectInfo | None:
         """Return a directory's own marker if its listing is at hand: asks nobody."""
         directory = self._cached(bucket, prefix)

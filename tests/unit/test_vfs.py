@@ -35,6 +35,7 @@ from allasfs.fs import files
 from allasfs.fs.attrs import SYMLINK_TYPE, Given
 from allasfs.fs.vfs import Vfs
 from allasfs.store.api import DIRECTORY_TYPE, Segment
+from allasfs.transfer import listings as listings_module
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.fakes.clock import START_NS, FakeClock
 from tests.fakes.memstore import OPENSTACK, RGW, Call, MemStore, get_bytes, put_bytes
@@ -646,6 +647,24 @@ def test_a_new_file_s_content_type_is_guessed_from_its_name(fs: VfsFs, store: Me
         write_file(fs, f"/bucket/{name}", b"1")
     types = [store.head("bucket", key).info.content_type for key in store.keys("bucket")]
     assert types == ["text/plain", "application/octet-stream", "application/octet-stream"]
+
+
+@pytest.mark.semantics("A2")
+@pytest.mark.parametrize("ttl_s", [0.0, TTL_S])
+def test_a_directory_whose_listing_is_not_at_hand_has_what_it_was_given(
+    mount: Mount, store: MemStore, monkeypatch: pytest.MonkeyPatch, ttl_s: float
+) -> None:
+    # Below a large prefix each directory is listed on its own.
+    monkeypatch.setattr(listings_module, "FLAT_OBJECTS", 0)
+    fs = mount(ttl_s=ttl_s)
+    fs.mkdir("/bucket/d", 0o700)
+    fs.utime("/bucket/d", 10**18)
+    fs.vfs._listings.invalidate()
+    fs.listdir("/bucket")
+    store.forget_calls()
+    found = fs.lstat("/bucket/d")
+    assert (found.mode & 0o7777, found.mtime_ns) == (0o700, 10**18)
+    assert "head" not in store.counts()
 
 
 def test_a_link_is_an_object_of_its_own_type(fs: VfsFs, store: MemStore) -> None:
