@@ -6,6 +6,8 @@ import errno
 import os
 import random
 
+import pytest
+
 from tests.behaviour.filesystem import FileSystem, read_file, write_file
 from tests.behaviour.test_vfs import MIB, RW_NEW, fails, opened
 
@@ -37,6 +39,7 @@ def moved(tree: dict[str, bytes | None], old: str, new: str) -> dict[str, bytes 
     return {new + path.removeprefix(old): data for path, data in tree.items()}
 
 
+@pytest.mark.semantics("C26")
 def test_a_directory_is_renamed_with_all_that_is_in_it(fs: FileSystem) -> None:
     tree = make_tree(fs, "old")
     fs.utime("old/a", 1_234_567_890_000_000_000)
@@ -91,6 +94,7 @@ def test_an_empty_directory_is_renamed(fs: FileSystem) -> None:
     assert fs.lstat("new").mtime_ns == 1_234_567_890_000_000_000
 
 
+@pytest.mark.semantics("C26")
 def test_an_empty_directory_is_replaced(fs: FileSystem) -> None:
     tree = make_tree(fs, "old")
     fs.mkdir("new")
@@ -101,6 +105,7 @@ def test_an_empty_directory_is_replaced(fs: FileSystem) -> None:
     assert sorted(fs.listdir("")) == ["new"]
 
 
+@pytest.mark.semantics("C26", "R9")
 def test_what_cannot_be_replaced_is_refused_and_changes_nothing(fs: FileSystem) -> None:
     make_tree(fs, "old")
     fs.mkdir("full")
@@ -125,6 +130,7 @@ def test_what_cannot_be_replaced_is_refused_and_changes_nothing(fs: FileSystem) 
     assert everything(fs) == before
 
 
+@pytest.mark.semantics("R4")
 def test_the_old_name_can_be_used_again_at_once(fs: FileSystem) -> None:
     make_tree(fs, "old")
     fs.rename("old", "new")
@@ -138,6 +144,7 @@ def test_the_old_name_can_be_used_again_at_once(fs: FileSystem) -> None:
     assert sorted(fs.listdir("")) == ["new", "old"]
 
 
+@pytest.mark.semantics("C26")
 def test_files_that_are_open_go_on_under_the_new_name(fs: FileSystem) -> None:
     fs.mkdir("old")
     write_file(fs, "old/read", b"0123456789")

@@ -47,6 +47,7 @@ def test_a_file_reads_as_it_was_written(fs: FileSystem, size: int) -> None:
     fs.unlink("a")
 
 
+@pytest.mark.semantics("N8")
 @pytest.mark.parametrize(
     "name", ["a b", "ä", "😀", "%41", "?#&+", "new\nline", "-rf", "~", "a.", "..a", "x" * 255]
 )
@@ -59,6 +60,7 @@ def test_a_file_may_have_any_name_that_a_file_can_have(fs: FileSystem, name: str
     assert read_file(fs, name) + read_file(fs, f"d/{name}") == b"12"
 
 
+@pytest.mark.semantics("N8")
 def test_too_long_a_name_is_refused(fs: FileSystem) -> None:
     for name in ("x" * 256, "ä" * 128):
         with fails(errno.ENAMETOOLONG):
@@ -69,6 +71,7 @@ def test_too_long_a_name_is_refused(fs: FileSystem) -> None:
             fs.mkdir(name)
 
 
+@pytest.mark.semantics("C6")
 def test_a_missing_file_is_enoent(fs: FileSystem) -> None:
     calls: list[Callable[[], object]] = [
         lambda: fs.lstat("x"),
@@ -108,6 +111,7 @@ def test_a_path_through_a_file_is_enotdir(fs: FileSystem) -> None:
             call()
 
 
+@pytest.mark.semantics("C6")
 def test_a_file_call_on_a_directory_is_eisdir(fs: FileSystem) -> None:
     fs.mkdir("d")
     write_file(fs, "a", b"1")
@@ -162,6 +166,7 @@ def outcome(fs: FileSystem, path: str, flags: int) -> list[object]:
     return results
 
 
+@pytest.mark.semantics("C6")
 @pytest.mark.parametrize("before", ["missing", "there"])
 def test_open_with_every_combination_of_flags_is_as_on_a_plain_directory(
     fs: FileSystem, before: str, tmp_path_factory: pytest.TempPathFactory
@@ -175,6 +180,7 @@ def test_open_with_every_combination_of_flags_is_as_on_a_plain_directory(
         assert outcome(fs, name, flags) == outcome(plain, name, flags), f"{flags:#o}"
 
 
+@pytest.mark.semantics("C9")
 def test_o_excl_makes_a_file_only_once(fs: FileSystem) -> None:
     with opened(fs, "a", RW_NEW | os.O_EXCL), fails(errno.EEXIST):
         fs.open("a", RW_NEW | os.O_EXCL)
@@ -182,6 +188,7 @@ def test_o_excl_makes_a_file_only_once(fs: FileSystem) -> None:
         fs.open("a", RW_NEW | os.O_EXCL)
 
 
+@pytest.mark.semantics("C7", "C2", "R4")
 def test_a_new_file_is_seen_before_it_is_closed(fs: FileSystem) -> None:
     with opened(fs, "a", RW_NEW) as fd:
         assert fs.listdir("") == ["a"]
@@ -190,6 +197,7 @@ def test_a_new_file_is_seen_before_it_is_closed(fs: FileSystem) -> None:
         assert read_file(fs, "a") == b"123"
 
 
+@pytest.mark.semantics("C15")
 def test_a_write_in_the_middle_changes_that_part_only(fs: FileSystem) -> None:
     data = bytearray(random.Random(5).randbytes(1_500_000))
     write_file(fs, "a", bytes(data))
@@ -201,6 +209,7 @@ def test_a_write_in_the_middle_changes_that_part_only(fs: FileSystem) -> None:
     assert read_file(fs, "a") == data
 
 
+@pytest.mark.semantics("C15")
 def test_a_gap_reads_as_zeros(fs: FileSystem) -> None:
     with opened(fs, "a", RW_NEW) as fd:
         fs.pwrite(fd, b"begin", 0)
@@ -209,6 +218,7 @@ def test_a_gap_reads_as_zeros(fs: FileSystem) -> None:
     assert read_file(fs, "a") == b"begin" + bytes(300_000 - 5) + b"end"
 
 
+@pytest.mark.semantics("C15")
 def test_appends_go_to_the_end_wherever_they_are_meant_for(fs: FileSystem) -> None:
     write_file(fs, "a", b"one")
     flags = os.O_WRONLY | os.O_APPEND
@@ -219,6 +229,7 @@ def test_appends_go_to_the_end_wherever_they_are_meant_for(fs: FileSystem) -> No
     assert read_file(fs, "a") == b"one two three four"
 
 
+@pytest.mark.semantics("C18")
 @pytest.mark.parametrize(("before", "after"), [(10, 3), (10, 0), (3, 10), (0, 5), (10, 10)])
 def test_truncate_cuts_or_adds_zeros(fs: FileSystem, before: int, after: int) -> None:
     data = b"x" * before
@@ -249,6 +260,7 @@ def test_a_negative_size_is_einval(fs: FileSystem) -> None:
         fs.truncate("a", -1)
 
 
+@pytest.mark.semantics("C12", "R4")
 def test_two_handles_see_each_other_s_writes(fs: FileSystem) -> None:
     with opened(fs, "a", RW_NEW) as first, opened(fs, "a", os.O_RDWR) as second:
         fs.pwrite(first, b"from the first", 0)
@@ -258,6 +270,7 @@ def test_two_handles_see_each_other_s_writes(fs: FileSystem) -> None:
     assert read_file(fs, "a") == b"FROM the first"
 
 
+@pytest.mark.semantics("C19")
 def test_a_handle_may_go_on_after_fsync(fs: FileSystem) -> None:
     with opened(fs, "a", RW_NEW) as fd:
         fs.pwrite(fd, b"one", 0)
@@ -297,6 +310,7 @@ def test_a_large_file_can_be_changed_cut_replaced_and_removed(fs: FileSystem) ->
 # -- unlinked and renamed while open --------------------------------------------------------------
 
 
+@pytest.mark.semantics("C23")
 def test_an_unlinked_file_lives_as_long_as_its_handles(fs: FileSystem) -> None:
     with opened(fs, "a", RW_NEW) as fd:
         fs.pwrite(fd, b"kept", 0)
@@ -319,6 +333,7 @@ def test_an_unlinked_name_can_be_used_for_another_file(fs: FileSystem) -> None:
     assert read_file(fs, "a") == b"new one"
 
 
+@pytest.mark.semantics("C25")
 def test_a_file_that_is_written_and_renamed_before_its_close_is_whole(fs: FileSystem) -> None:
     # As editors, rsync and many others replace a file.
     write_file(fs, "a", b"old")
@@ -330,6 +345,7 @@ def test_a_file_that_is_written_and_renamed_before_its_close_is_whole(fs: FileSy
     assert fs.listdir("") == ["a"]
 
 
+@pytest.mark.semantics("C23", "C25")
 @pytest.mark.parametrize("size", [0, 10, 3 * MIB])
 def test_a_stored_file_that_is_unlinked_or_replaced_while_open_can_be_read_on(
     fs: FileSystem, size: int
@@ -364,6 +380,7 @@ def test_rename_moves_a_file_with_its_content_and_time(fs: FileSystem) -> None:
         fs.lstat("a")
 
 
+@pytest.mark.semantics("C25")
 def test_rename_replaces_a_file(fs: FileSystem) -> None:
     write_file(fs, "a", b"new")
     write_file(fs, "b", b"older")
@@ -385,6 +402,7 @@ def test_an_empty_file_can_be_renamed(fs: FileSystem) -> None:
     assert fs.listdir("") == ["b"]
 
 
+@pytest.mark.semantics("C24")
 def test_directories_are_made_listed_and_removed(fs: FileSystem) -> None:
     fs.mkdir("d")
     fs.mkdir("d/e")
@@ -409,6 +427,7 @@ def test_mkdir_over_a_file_is_eexist(fs: FileSystem) -> None:
         fs.mkdir("a")
 
 
+@pytest.mark.semantics("C24")
 def test_a_directory_with_a_file_is_not_removed(fs: FileSystem) -> None:
     fs.mkdir("d")
     write_file(fs, "d/a", b"1")
@@ -425,6 +444,7 @@ def test_a_directory_with_a_file_that_is_not_closed_yet_is_not_removed(fs: FileS
     assert fs.listdir("d") == ["a"]
 
 
+@pytest.mark.semantics("N5", "C22")
 def test_an_emptied_directory_stays_until_it_is_removed(fs: FileSystem) -> None:
     fs.mkdir("d")
     fs.mkdir("d/e")
@@ -554,6 +574,7 @@ def test_a_rewritten_and_a_renamed_file_keep_their_mode(fs: FileSystem) -> None:
 # -- symbolic links -------------------------------------------------------------------------------
 
 
+@pytest.mark.semantics("C29")
 @pytest.mark.parametrize("target", ["a", "missing", "../x", "/etc/passwd", "ä b", "x" * 1000])
 def test_a_symbolic_link_keeps_its_target(fs: FileSystem, target: str) -> None:
     fs.symlink(target, "link")

@@ -136,6 +136,7 @@ for number in range({LINES}):
     wait_until(lambda: stored(swift, path) == path.read_bytes(), "the store has all lines")
 
 
+@pytest.mark.semantics("C23")
 def test_a_file_that_is_unlinked_lives_on_for_all_its_handles(mounted: Path) -> None:
     path = mounted / "file"
     path.write_bytes(b"content")
@@ -254,7 +255,7 @@ def test_posix_fallocate_works_on_a_file_that_is_appended_to(mounted: Path) -> N
     os.close(fd)
 
 
-@pytest.mark.semantics("C18")
+@pytest.mark.semantics("C18", "C17")
 def test_more_room_than_the_spool_has_is_enospc(mount: MakeMount, bucket: str) -> None:
     served = mount(spool_size="8M")
     served.allow("fallocate .*the spool's limit .*ENOSPC")

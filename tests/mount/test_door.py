@@ -218,6 +218,7 @@ def test_the_call_succeeds_when_nothing_fails(door: Door, call: Call) -> None:
     call[2](door.path)
 
 
+@pytest.mark.semantics("C0")
 @each_call
 def test_a_program_gets_the_errno_of_the_condition(door: Door, call: Call) -> None:
     _, method, system_call = call
@@ -225,6 +226,7 @@ def test_a_program_gets_the_errno_of_the_condition(door: Door, call: Call) -> No
         system_call(door.path)
 
 
+@pytest.mark.semantics("C0")
 @each_call
 @pytest.mark.parametrize("exception", UNEXPECTED)
 def test_a_program_gets_eio_for_everything_else(door: Door, call: Call, exception: str) -> None:
@@ -353,6 +355,7 @@ def test_a_mount_that_cannot_start_ends_with_an_error(
 # -- names that the store cannot keep --------------------------------------------------------------
 
 
+@pytest.mark.semantics("N8")
 @pytest.mark.parametrize(
     "system_call",
     [

@@ -203,6 +203,7 @@ def test_a_file_of_any_size_is_the_same_everywhere(
 # -- what other clients do ------------------------------------------------------------------------
 
 
+@pytest.mark.semantics("R5")
 def test_another_clients_changes_show_when_the_ttl_is_over(
     mount: MakeMount, bucket: str, swift: Connection
 ) -> None:
@@ -224,6 +225,7 @@ def test_another_clients_changes_show_when_the_ttl_is_over(
     assert sorted(os.listdir(top)) == ["changed", "new"]
 
 
+@pytest.mark.semantics("C10")
 @pytest.mark.parametrize("new", [b"after!", b"much longer", b"now"], ids=["same", "more", "less"])
 def test_a_replaced_file_is_read_whole_whenever_it_is_read(
     mount: MakeMount, bucket: str, swift: Connection, new: bytes
@@ -246,6 +248,7 @@ def test_a_replaced_file_is_read_whole_whenever_it_is_read(
     assert set(seen) <= {b"before", None, new}
 
 
+@pytest.mark.semantics("C10")
 def test_a_replaced_file_is_copied_whole_by_cp(
     mount: MakeMount, bucket: str, swift: Connection, tmp_path: Path
 ) -> None:
@@ -331,6 +334,7 @@ def test_a_file_that_one_mount_removed_goes_in_another(pair: tuple[Path, Path]) 
     wait_until(lambda: os.listdir(there) == [], "the file has gone there")
 
 
+@pytest.mark.semantics("R8", "L2")
 def test_two_mounts_take_turns_in_writing_a_file(pair: tuple[Path, Path]) -> None:
     for number in range(4):
         writer, reader = pair[number % 2], pair[1 - number % 2]
@@ -353,6 +357,7 @@ def test_a_file_that_a_mount_has_just_written_goes_when_another_client_removes_i
     wait_until(lambda: os.listdir(top) == [], "the file has gone", seconds=10 * SHORT_TTL_S)
 
 
+@pytest.mark.semantics("R4")
 def test_own_changes_show_at_once(mount: MakeMount, bucket: str) -> None:
     top = mount(ttl=3600).path / bucket
     assert os.listdir(top) == []
@@ -386,6 +391,7 @@ def read_all(fd: int, size: int) -> bytes:
         pieces.append(piece)
 
 
+@pytest.mark.semantics("R3", "R6")
 @pytest.mark.parametrize("new_size", [LARGE, LARGE // 2, 2 * LARGE])
 def test_a_reader_never_gets_a_mix_of_two_versions(
     mount: MakeMount, bucket: str, swift: Connection, new_size: int
@@ -459,6 +465,7 @@ def test_touch_makes_an_empty_file(project: Path, bucket: str, swift: Connection
     assert listed(swift, bucket) == {"file": (0, md5(b""))}
 
 
+@pytest.mark.semantics("A1")
 def test_a_time_that_a_program_gives_is_kept_for_every_client(
     project: Path, bucket: str, swift: Connection, mount: MakeMount
 ) -> None:
@@ -498,6 +505,7 @@ def test_cp_and_tar_keep_times(project: Path, bucket: str, tmp_path: Path) -> No
     assert int((project / bucket / "file").stat().st_mtime) == 1_234_567_890
 
 
+@pytest.mark.semantics("A1")
 def test_stat_says_the_same_before_and_after_the_close(project: Path, bucket: str) -> None:
     path = project / bucket / "file"
     with path.open("wb") as file:
@@ -509,6 +517,7 @@ def test_stat_says_the_same_before_and_after_the_close(project: Path, bucket: st
     assert closed_stat.st_size == open_stat.st_size == 7
 
 
+@pytest.mark.semantics("A2", "A4")
 def test_modes_and_links_are_kept(
     project: Path, bucket: str, swift: Connection, tmp_path: Path
 ) -> None:
@@ -668,6 +677,7 @@ def test_a_directory_without_marker_stays_when_its_last_file_goes(
     assert listed(swift, bucket) == {}
 
 
+@pytest.mark.semantics("C7")
 def test_a_file_beside_the_buckets_is_refused(project: Path) -> None:
     with refused(errno.EPERM):
         (project / "file").write_text("content")
@@ -689,6 +699,7 @@ def test_a_reader_sees_what_a_writer_has_written_so_far(project: Path, bucket: s
     assert path.read_bytes() == written
 
 
+@pytest.mark.semantics("R1", "C19")
 def test_a_file_is_stored_when_fsync_returns(project: Path, bucket: str, swift: Connection) -> None:
     with (project / bucket / "file").open("wb", buffering=0) as file:
         file.write(b"content")
@@ -698,6 +709,7 @@ def test_a_file_is_stored_when_fsync_returns(project: Path, bucket: str, swift: 
     assert stored(swift, bucket, "file") == b"content and more"
 
 
+@pytest.mark.semantics("R1", "C19")
 def test_a_file_is_stored_when_close_returns(project: Path, bucket: str, swift: Connection) -> None:
     # RELEASE comes later: nothing may depend on it.
     for number in range(20):
@@ -706,6 +718,7 @@ def test_a_file_is_stored_when_close_returns(project: Path, bucket: str, swift: 
         assert stored(swift, bucket, "file") == data
 
 
+@pytest.mark.semantics("C23")
 def test_an_unlinked_open_file_can_still_be_used(
     project: Path, bucket: str, swift: Connection
 ) -> None:
@@ -735,6 +748,7 @@ def test_a_renamed_open_file_is_written_under_its_new_name(
     assert {key: size for key, (size, _) in listed(swift, bucket).items()} == {"new": 16}
 
 
+@pytest.mark.semantics("C13")
 def test_a_map_of_a_file_has_its_content(project: Path, bucket: str, swift: Connection) -> None:
     data = pattern(3 * MIB)
     swift.put_object(bucket, "file", data)

@@ -205,6 +205,7 @@ def test_what_is_known_is_still_answered(
     assert (frail.path / bucket / "file").read_text() == "content"
 
 
+@pytest.mark.semantics("C0", "R9")
 @each_outage
 def test_every_call_that_needs_the_store_ends_with_an_error(
     cloud: Cloud, frail: Served, bucket: str, swift: Connection, kind: str
@@ -271,6 +272,7 @@ def test_names_are_what_the_store_has_after_changes_that_failed(
 # -- writing --------------------------------------------------------------------------------------
 
 
+@pytest.mark.semantics("R1", "R2")
 @each_outage
 def test_cp_into_the_mount_fails_and_the_data_are_kept(
     cloud: Cloud, frail: Served, bucket: str, swift: Connection, tmp_path: Path, kind: str
@@ -291,6 +293,7 @@ def test_cp_into_the_mount_fails_and_the_data_are_kept(
     assert stored(swift, bucket, "file") == pattern(3 * MIB)
 
 
+@pytest.mark.semantics("R1", "R3", "C8")
 @each_outage
 def test_an_object_stays_as_it_was_when_its_replacement_fails(
     cloud: Cloud, frail: Served, bucket: str, swift: Connection, kind: str

@@ -59,6 +59,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.semantics("C0")
 def test_a_read_only_mount_refuses_every_change(
     read_only: Path, swift: Connection, bucket: str
 ) -> None:

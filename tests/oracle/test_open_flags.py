@@ -94,6 +94,7 @@ def flag(name: str) -> int:
     return number
 
 
+@pytest.mark.semantics("C6")
 @pytest.mark.parametrize("target", TARGETS)
 def test_open_with_any_flags_is_as_in_a_plain_directory(
     mounted: Path, both: MakeBoth, target: str

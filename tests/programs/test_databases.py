@@ -76,6 +76,7 @@ def test_a_journal_of_a_killed_program_is_rolled_back(
     assert list(listed(swift, bucket)) == ["base.db"]
 
 
+@pytest.mark.semantics("C33")
 def test_a_second_writer_of_a_database_is_locked_out(there: Path) -> None:
     with (
         closing(sqlite3.connect(there / "base.db", isolation_level=None)) as one,

@@ -176,6 +176,7 @@ def vim() -> str:
     return f"{name} -u NONE -i NONE -es"
 
 
+@pytest.mark.semantics("C25")
 @pytest.mark.parametrize("backup", ["auto", "yes", "no"])
 def test_vim_edits_a_file(
     sh: Shell, there: Path, bucket: str, swift: Connection, vim: str, backup: str

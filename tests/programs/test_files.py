@@ -190,6 +190,7 @@ def test_fallocate_makes_room_or_is_refused(
     assert stored(swift, bucket, "file") == pattern(1000) + bytes(399_000)
 
 
+@pytest.mark.semantics("C30")
 def test_a_hard_link_is_refused_as_mv_and_ln_expect(
     sh: Shell, there: Path, bucket: str, swift: Connection
 ) -> None:

@@ -92,6 +92,7 @@ def test_rsync_into_a_bucket_transfers_nothing_the_second_time(
     assert stored_tree(swift, bucket) == tree(sample)
 
 
+@pytest.mark.semantics("A5", "A8")
 def test_rsync_transfers_nothing_after_a_remount(
     mount: MakeMount, bucket: str, sample: Path, sh: Shell
 ) -> None:
@@ -198,6 +199,7 @@ def test_mv_to_another_bucket(
     assert tree(there.parent / f"{bucket}-2" / "tree") == expected
 
 
+@pytest.mark.semantics("N4", "C24")
 @pytest.mark.parametrize("marker", MARKERS)
 def test_rm_rf_of_directories_that_another_client_made(
     sh: Shell, there: Path, bucket: str, swift: Connection, marker: str
@@ -257,6 +259,7 @@ def test_du_counts_what_is_there(sh: Shell, sample: Path) -> None:
     assert total <= int(blocks.split()[0]) * 1024 < total + len(files) * 1024
 
 
+@pytest.mark.semantics("C32")
 def test_df_shows_the_usage_of_the_account(
     mount: MakeMount, bucket: str, swift: Connection, sh: Shell
 ) -> None:

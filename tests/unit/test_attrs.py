@@ -99,6 +99,7 @@ def attributes() -> Attributes:
     return Attributes(Config(uid=7, gid=8, umask=0o077), now_ns=9)
 
 
+@pytest.mark.semantics("A2")
 def test_what_is_not_given_is_the_mount_s(attributes: Attributes) -> None:
     file, directory = attributes.file("b", INFO), attributes.directory()
     assert (file.mode, file.size, file.mtime_ns) == (stat.S_IFREG | 0o600, 3, 5_000_000_000)

@@ -488,6 +488,7 @@ def test_a_bucket_that_vanished_is_not_found(store: MemStore, listings: Listings
 # -- markers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.semantics("N4")
 @pytest.mark.parametrize("key", ["d/", "d"])
 @pytest.mark.parametrize("content_type", [DIRECTORY_TYPE, "application/x-directory"])
 def test_a_marker_of_either_convention_is_an_empty_directory(
@@ -567,6 +568,7 @@ def test_an_object_beside_a_directory_of_its_name_is_shown_under_another(
     assert found.same_version(object_)
 
 
+@pytest.mark.semantics("N6")
 @pytest.mark.parametrize("there", ["a~object", "a~object/c"])
 def test_an_object_whose_other_name_is_taken_is_not_shown_and_the_log_says_so(
     store: MemStore, listings: Listings, expected_logs: Callable[[str], None], there: str
@@ -597,6 +599,7 @@ def test_changes_of_an_object_beside_a_directory_are_entered(
     assert listings.find("bucket", "a").file == changed
 
 
+@pytest.mark.semantics("N7")
 @pytest.mark.parametrize(
     "key",
     [

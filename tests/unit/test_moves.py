@@ -74,6 +74,7 @@ def contents(store: MemStore, top: str) -> dict[str, bytes]:
 WHOLE = {key.removeprefix("old"): key.encode() for key in KEYS}
 
 
+@pytest.mark.semantics("C26")
 def test_each_file_costs_one_copy_and_all_together_one_deletion(fs: VfsFs, store: MemStore) -> None:
     fs.listdir("/bucket/old")
     store.forget_calls()
@@ -121,6 +122,7 @@ def test_half_of_the_connections_are_left_to_others(fs: VfsFs, store: MemStore) 
     assert 1 <= most <= 2
 
 
+@pytest.mark.semantics("C26", "C28", "R9")
 @pytest.mark.parametrize("nth", [0, 5, len(KEYS) - 1])
 def test_a_copy_that_fails_leaves_the_old_names_alone(fs: VfsFs, store: MemStore, nth: int) -> None:
     before = store.keys("bucket")
@@ -150,6 +152,7 @@ def test_a_copy_that_fails_leaves_an_empty_target_empty(fs: VfsFs, store: MemSto
     assert "renamed-from" not in store.head("bucket", "new/").metadata
 
 
+@pytest.mark.semantics("C26")
 @pytest.mark.parametrize("is_done", [False, True])
 def test_when_the_old_names_cannot_be_removed_both_are_complete_and_once_more_completes_it(
     fs: VfsFs, store: MemStore, expected_logs: ExpectLog, is_done: bool
@@ -173,6 +176,7 @@ def test_when_the_old_names_cannot_be_removed_both_are_complete_and_once_more_co
     assert fs.listdir("/bucket") == ["new"]
 
 
+@pytest.mark.semantics("C26")
 @pytest.mark.parametrize("method", ["copy", "delete_many"])
 def test_a_rename_that_a_crash_ended_anywhere_loses_nothing_and_is_completed_by_another(
     fs: VfsFs, store: MemStore, mount: Mount, method: str
@@ -240,6 +244,7 @@ def test_a_rename_over_an_open_file_that_fails_costs_the_new_name_and_never_the_
     fs.close(fd)
 
 
+@pytest.mark.semantics("C26")
 def test_a_directory_that_only_looks_like_a_half_copy_is_not_empty(
     fs: VfsFs, store: MemStore
 ) -> None:
@@ -292,6 +297,7 @@ def test_the_marker_moves_with_its_directory(fs: VfsFs, store: MemStore, marker:
     assert ("new/" in store.keys("bucket")) == (marker == "old/")
 
 
+@pytest.mark.semantics("N7")
 def test_objects_that_no_file_can_be_named_after_move_along(
     fs: VfsFs, store: MemStore, expected_logs: ExpectLog
 ) -> None:
@@ -302,6 +308,7 @@ def test_objects_that_no_file_can_be_named_after_move_along(
     assert [key for key in store.keys("bucket") if key.startswith("old")] == []
 
 
+@pytest.mark.semantics("C27")
 def test_a_directory_moves_to_another_bucket(fs: VfsFs, store: MemStore) -> None:
     fs.mkdir("/other")
     fs.rename("/bucket/old", "/other/new")
@@ -354,6 +361,7 @@ def test_a_large_file_that_is_open_is_replaced_without_leftovers(
     assert store.keys("bucket_segments") == []
 
 
+@pytest.mark.semantics("N6")
 def test_an_object_beside_a_directory_of_its_name_can_be_used_and_is_given_its_name_back(
     fs: VfsFs, store: MemStore
 ) -> None:
@@ -373,6 +381,7 @@ def test_an_object_beside_a_directory_of_its_name_can_be_used_and_is_given_its_n
     assert contents(store, "moved") == WHOLE
 
 
+@pytest.mark.semantics("N6")
 def test_an_object_beside_a_directory_can_be_moved_away_and_removed(
     fs: VfsFs, store: MemStore, clock: FakeClock
 ) -> None:

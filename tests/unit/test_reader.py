@@ -293,6 +293,7 @@ def damaged(info: ObjectInfo, store: MemStore) -> ObjectInfo:
     return replace(info, etag="0" * 32)
 
 
+@pytest.mark.semantics("R7")
 @pytest.mark.parametrize("size", [1, READ, MIB, 3 * MIB + 5])
 def test_a_whole_read_of_damaged_bytes_ends_in_corrupt_before_the_last_bytes(
     open_reader: OpenReader, store: MemStore, size: int
@@ -382,6 +383,7 @@ def test_a_failure_ahead_does_not_hurt_the_bytes_that_are_there(
         reader.read(window, 3 * MIB, READ)
 
 
+@pytest.mark.semantics("R9")
 def test_a_reader_does_not_wait_longer_than_its_deadline(
     open_reader: OpenReader, store: MemStore
 ) -> None:

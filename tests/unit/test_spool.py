@@ -199,6 +199,7 @@ def test_truncating_gives_room_back_and_growing_takes_none(spool: Spool) -> None
     assert spool.used == 0
 
 
+@pytest.mark.semantics("C17")
 def test_a_full_disk_is_no_space_and_gives_the_room_back(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +350,7 @@ def test_what_nobody_was_promised_is_removed_at_the_next_start(spool: Spool) -> 
     again.close()
 
 
+@pytest.mark.semantics("R2")
 def test_data_of_a_failed_upload_is_kept_and_announced(
     spool: Spool, expected_logs: Callable[[str], None]
 ) -> None:

@@ -126,6 +126,7 @@ def test_replacing_a_file_is_one_put_after_one_look_at_its_metadata(
     assert store.head("bucket", "a").metadata["other"] == "kept"
 
 
+@pytest.mark.semantics("C6")
 def test_opening_and_reading_a_small_listed_file_is_one_get(fs: VfsFs, store: MemStore) -> None:
     put_bytes(store, "bucket", "a", b"content")
     fs.listdir("/bucket")
@@ -134,6 +135,7 @@ def test_opening_and_reading_a_small_listed_file_is_one_get(fs: VfsFs, store: Me
     assert store.counts() == {"get": 1}
 
 
+@pytest.mark.semantics("C1")
 def test_stat_of_an_unknown_name_in_a_fresh_listing_asks_nobody(fs: VfsFs, store: MemStore) -> None:
     fs.listdir("/bucket")
     store.forget_calls()
@@ -155,6 +157,7 @@ def walk(fs: VfsFs, path: str) -> int:
     return count
 
 
+@pytest.mark.semantics("C5")
 def test_find_over_5000_objects_in_200_directories_takes_three_requests(
     fs: VfsFs, store: MemStore
 ) -> None:
@@ -184,6 +187,7 @@ def test_listing_5000_files_takes_its_pages_only(
     assert counts == {"containers": 1}
 
 
+@pytest.mark.semantics("C1")
 def test_sizes_that_no_listing_tells_are_asked_for_once_per_version(
     mount: Mount, clock: FakeClock
 ) -> None:
@@ -209,6 +213,7 @@ def test_nothing_is_asked_before_the_first_look(mount: Mount, store: MemStore) -
     assert store.counts() == {}
 
 
+@pytest.mark.semantics("C32")
 def test_usage_is_asked_for_once_per_ttl(fs: VfsFs, store: MemStore, clock: FakeClock) -> None:
     put_bytes(store, "bucket", "a", bytes(1000))
     for _ in range(3):
@@ -220,6 +225,7 @@ def test_usage_is_asked_for_once_per_ttl(fs: VfsFs, store: MemStore, clock: Fake
     assert (usage.used_bytes, usage.free_bytes, usage.objects) == (1000, 4000, 1)
 
 
+@pytest.mark.semantics("C12")
 def test_a_large_file_that_is_read_here_and_there_is_not_fetched_whole(
     fs: VfsFs, store: MemStore
 ) -> None:
@@ -230,6 +236,7 @@ def test_a_large_file_that_is_read_here_and_there_is_not_fetched_whole(
     assert store.sent_bytes() == 3 * 4096
 
 
+@pytest.mark.semantics("C16")
 def test_changing_a_part_of_a_file_fetches_only_what_is_kept(fs: VfsFs, store: MemStore) -> None:
     put_bytes(store, "bucket", "a", b"x" * MIB)
     with opened(fs, "/bucket/a", os.O_WRONLY) as fd:
@@ -238,6 +245,7 @@ def test_changing_a_part_of_a_file_fetches_only_what_is_kept(fs: VfsFs, store: M
     assert get_bytes(store, "bucket", "a") == b"y" * (MIB - 100) + b"x" * 100
 
 
+@pytest.mark.semantics("C16")
 def test_overwriting_a_whole_file_fetches_nothing(fs: VfsFs, store: MemStore) -> None:
     put_bytes(store, "bucket", "a", b"x" * MIB)
     with opened(fs, "/bucket/a", os.O_WRONLY) as fd:
@@ -245,6 +253,7 @@ def test_overwriting_a_whole_file_fetches_nothing(fs: VfsFs, store: MemStore) ->
     assert store.sent_bytes() == 0
 
 
+@pytest.mark.semantics("C20")
 def test_a_flush_of_what_is_stored_asks_nobody(fs: VfsFs, store: MemStore) -> None:
     fd = fs.open("/bucket/a", os.O_RDWR | os.O_CREAT)
     fs.pwrite(fd, b"1", 0)
@@ -267,6 +276,7 @@ def test_many_small_directories_are_made_by_one_request_each(fs: VfsFs, store: M
 # -- the root and its buckets ---------------------------------------------------------------------
 
 
+@pytest.mark.semantics("N1", "N2")
 def test_the_root_shows_buckets_and_hides_those_of_segments(fs: VfsFs, store: MemStore) -> None:
     store.create_container("bucket_segments")
     assert fs.listdir("/") == ["bucket"]
@@ -274,11 +284,13 @@ def test_the_root_shows_buckets_and_hides_those_of_segments(fs: VfsFs, store: Me
     assert fs.lstat("/bucket_segments").is_dir
 
 
+@pytest.mark.semantics("N2")
 def test_the_buckets_of_segments_can_be_shown(mount: Mount, store: MemStore) -> None:
     store.create_container("bucket_segments")
     assert mount(show_segments=True).listdir("/") == ["bucket", "bucket_segments"]
 
 
+@pytest.mark.semantics("C24")
 def test_a_bucket_is_made_and_removed_as_a_directory(fs: VfsFs, store: MemStore) -> None:
     fs.mkdir("/new")
     assert fs.listdir("/") == ["bucket", "new"]
@@ -293,6 +305,7 @@ def test_a_bucket_is_made_and_removed_as_a_directory(fs: VfsFs, store: MemStore)
         fs.lstat("/new")
 
 
+@pytest.mark.semantics("C24")
 def test_a_bucket_of_another_project_is_taken(fs: VfsFs, store: MemStore) -> None:
     store.fail_next(Exists("taken", "409"), "create_container")
     with pytest.raises(Exists):
@@ -301,6 +314,7 @@ def test_a_bucket_of_another_project_is_taken(fs: VfsFs, store: MemStore) -> Non
         fs.mkdir("/bucket")
 
 
+@pytest.mark.semantics("N8")
 def test_a_bucket_name_must_be_one(mount: Mount, clock: FakeClock) -> None:
     store = MemStore(clock_ns=clock.ns, capabilities=RGW)
     fs = mount(on=store)
@@ -311,6 +325,7 @@ def test_a_bucket_name_must_be_one(mount: Mount, clock: FakeClock) -> None:
     assert "create_container" not in store.counts()
 
 
+@pytest.mark.semantics("C7")
 def test_files_and_links_beside_the_buckets_are_not_permitted(fs: VfsFs) -> None:
     with pytest.raises(NotPermitted, match="files live in buckets"):
         fs.open("/a", os.O_WRONLY | os.O_CREAT)
@@ -322,6 +337,7 @@ def test_files_and_links_beside_the_buckets_are_not_permitted(fs: VfsFs) -> None
     assert fs.listdir("/") == ["bucket"]
 
 
+@pytest.mark.semantics("C27")
 def test_buckets_are_not_renamed_but_copied(fs: VfsFs) -> None:
     fs.mkdir("/bucket/d")
     with pytest.raises(CrossDevice):
@@ -330,6 +346,7 @@ def test_buckets_are_not_renamed_but_copied(fs: VfsFs) -> None:
         fs.rename("/bucket/d", "/other")
 
 
+@pytest.mark.semantics("C27")
 def test_a_file_can_be_renamed_into_another_bucket(fs: VfsFs, store: MemStore) -> None:
     store.create_container("other")
     write_file(fs, "/bucket/a", b"content")
@@ -341,6 +358,7 @@ def test_a_file_can_be_renamed_into_another_bucket(fs: VfsFs, store: MemStore) -
     assert "put" not in store.counts()
 
 
+@pytest.mark.semantics("N3")
 def test_a_shared_bucket_opens_by_its_name_or_is_named_to_be_listed(
     mount: Mount, store: MemStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +376,7 @@ def test_a_bucket_that_may_not_be_looked_at_is_not_there(fs: VfsFs, store: MemSt
         fs.lstat("/secret")
 
 
+@pytest.mark.semantics("N1")
 def test_a_prefix_can_be_mounted(mount: Mount, store: MemStore) -> None:
     put_bytes(store, "bucket", "outside", b"1")
     put_bytes(store, "bucket", "pre/fix/d/a", b"content")
@@ -386,6 +405,7 @@ def test_a_mounted_prefix_that_is_emptied_is_still_a_directory(
 # -- markers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.semantics("N4", "C24")
 def test_mkdir_stores_a_marker_and_rmdir_removes_every_kind(fs: VfsFs, store: MemStore) -> None:
     put_bytes(store, "bucket", "theirs", content_type="application/x-directory")
     fs.mkdir("/bucket/ours")
@@ -397,6 +417,7 @@ def test_mkdir_stores_a_marker_and_rmdir_removes_every_kind(fs: VfsFs, store: Me
     assert store.keys("bucket") == []
 
 
+@pytest.mark.semantics("N5")
 def test_the_last_file_leaves_a_marker_and_others_do_not(fs: VfsFs, store: MemStore) -> None:
     put_bytes(store, "bucket", "d/a", b"1")
     put_bytes(store, "bucket", "d/b", b"1")
@@ -406,6 +427,7 @@ def test_the_last_file_leaves_a_marker_and_others_do_not(fs: VfsFs, store: MemSt
     assert store.keys("bucket") == ["d/"]
 
 
+@pytest.mark.semantics("N7", "C24")
 def test_a_directory_with_names_that_cannot_be_shown_is_not_empty(
     fs: VfsFs, store: MemStore, expected_logs: ExpectLog
 ) -> None:
@@ -420,6 +442,7 @@ def test_a_directory_with_names_that_cannot_be_shown_is_not_empty(
 # -- other clients --------------------------------------------------------------------------------
 
 
+@pytest.mark.semantics("R5")
 def test_another_client_s_change_is_seen_after_the_ttl(
     fs: VfsFs, store: MemStore, clock: FakeClock
 ) -> None:
@@ -434,6 +457,7 @@ def test_another_client_s_change_is_seen_after_the_ttl(
     assert sorted(fs.listdir("/bucket")) == ["a", "b"]
 
 
+@pytest.mark.semantics("R6", "C14")
 def test_an_open_file_never_mixes_two_versions(
     fs: VfsFs, store: MemStore, clock: FakeClock
 ) -> None:
@@ -449,6 +473,7 @@ def test_an_open_file_never_mixes_two_versions(
         assert set(fs.pread(fd, 4096, 2 * MIB)) == {ord("2")}
 
 
+@pytest.mark.semantics("R6", "C14")
 def test_opening_a_newer_version_makes_older_handles_stale(
     fs: VfsFs, store: MemStore, clock: FakeClock
 ) -> None:
@@ -464,6 +489,7 @@ def test_opening_a_newer_version_makes_older_handles_stale(
                 fs.pread(old, 10, 500)
 
 
+@pytest.mark.semantics("R6", "C14")
 def test_a_file_that_another_client_removed_is_stale_while_open_and_gone_afterwards(
     fs: VfsFs, store: MemStore
 ) -> None:
@@ -512,6 +538,7 @@ def test_a_large_object_of_another_client_is_read_renamed_and_removed_with_its_s
     assert store.keys("bucket_segments") == []
 
 
+@pytest.mark.semantics("C22")
 def test_a_large_file_that_is_replaced_or_renamed_over_leaves_no_segments(
     fs: VfsFs, store: MemStore
 ) -> None:
@@ -580,6 +607,7 @@ def test_a_rename_over_a_file_that_failed_halfway_loses_nothing_when_a_name_is_r
     assert read_file(fs, "/bucket/b") in (b"old", b"a" * (3 * MIB))
 
 
+@pytest.mark.semantics("L5")
 @pytest.mark.parametrize("then", ["overwrite", "rename away", "remount"])
 def test_names_that_share_segments_after_a_failed_rename_never_cost_each_other_their_bytes(
     mount: Mount, store: MemStore, then: str, expected_logs: ExpectLog
@@ -628,6 +656,7 @@ def test_the_time_of_another_client_s_file_is_when_it_was_stored(
     assert fs.lstat("/bucket/a").mtime_ns == START_NS
 
 
+@pytest.mark.semantics("C21")
 def test_metadata_and_content_type_of_another_client_survive_a_change(
     fs: VfsFs, store: MemStore
 ) -> None:
@@ -642,6 +671,7 @@ def test_metadata_and_content_type_of_another_client_survive_a_change(
     assert get_bytes(store, "bucket", "a") == b"12"
 
 
+@pytest.mark.semantics("C21")
 def test_a_new_file_s_content_type_is_guessed_from_its_name(fs: VfsFs, store: MemStore) -> None:
     for name in ("a.txt", "b.unknown-ending", "c"):
         write_file(fs, f"/bucket/{name}", b"1")
@@ -667,6 +697,7 @@ def test_a_directory_whose_listing_is_not_at_hand_has_what_it_was_given(
     assert "head" not in store.counts()
 
 
+@pytest.mark.semantics("A4")
 def test_a_link_is_an_object_of_its_own_type(fs: VfsFs, store: MemStore) -> None:
     fs.symlink("some/target", "/bucket/link")
     assert store.head("bucket", "link").info.content_type == SYMLINK_TYPE
@@ -679,6 +710,7 @@ def test_a_link_is_an_object_of_its_own_type(fs: VfsFs, store: MemStore) -> None
 # -- failures -------------------------------------------------------------------------------------
 
 
+@pytest.mark.semantics("R1", "R2", "L1")
 def test_a_failed_upload_fails_the_close_and_the_data_are_kept(
     fs: VfsFs, store: MemStore, expected_logs: ExpectLog
 ) -> None:
@@ -696,6 +728,7 @@ def test_a_failed_upload_fails_the_close_and_the_data_are_kept(
     assert Path(line.rpartition("kept in ")[2]).read_bytes() == b"precious"
 
 
+@pytest.mark.semantics("C9", "C19")
 def test_a_file_that_another_client_made_after_o_excl_is_not_replaced(
     fs: VfsFs, store: MemStore, expected_logs: ExpectLog, clock: FakeClock
 ) -> None:
@@ -715,6 +748,7 @@ def test_a_file_that_another_client_made_after_o_excl_is_not_replaced(
     assert get_bytes(store, "bucket", "lock") == b"Again"
 
 
+@pytest.mark.semantics("C19")
 def test_a_version_that_is_gone_when_the_rest_of_it_is_fetched_is_stale_and_looked_up_anew(
     fs: VfsFs, store: MemStore, clock: FakeClock, expected_logs: ExpectLog
 ) -> None:
@@ -729,6 +763,7 @@ def test_a_version_that_is_gone_when_the_rest_of_it_is_fetched_is_stale_and_look
     assert read_file(fs, "/bucket/a") == b"theirs"
 
 
+@pytest.mark.semantics("C20")
 def test_a_failed_fsync_can_be_tried_again(fs: VfsFs, store: MemStore) -> None:
     fd = fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT)
     fs.pwrite(fd, b"precious", 0)
@@ -786,6 +821,7 @@ def test_a_fault_in_one_file_does_not_keep_the_others_from_being_uploaded_at_the
     assert store.keys("bucket") == ["b", "c"]
 
 
+@pytest.mark.semantics("C17", "R9")
 def test_a_full_spool_fails_the_write_and_not_the_file(mount: Mount, store: MemStore) -> None:
     fs = mount(spool_size=1000)
     with opened(fs, "/bucket/a", os.O_WRONLY | os.O_CREAT) as fd:
@@ -811,6 +847,7 @@ def test_an_open_that_fails_leaves_no_handle(
     assert fs.vfs.status()["open_files"] == 0
 
 
+@pytest.mark.semantics("C18", "R9")
 def test_a_truncate_by_path_that_fails_changes_nothing(
     fs: VfsFs, store: MemStore, expected_logs: ExpectLog
 ) -> None:
@@ -823,6 +860,7 @@ def test_a_truncate_by_path_that_fails_changes_nothing(
     assert fs.lstat("/bucket/a").size == 10
 
 
+@pytest.mark.semantics("C25", "R9")
 def test_a_rename_that_cannot_copy_changes_nothing(fs: VfsFs, store: MemStore) -> None:
     put_bytes(store, "bucket", "a", b"new")
     put_bytes(store, "bucket", "b", b"older")
@@ -832,6 +870,7 @@ def test_a_rename_that_cannot_copy_changes_nothing(fs: VfsFs, store: MemStore) -
     assert read_file(fs, "/bucket/a") + read_file(fs, "/bucket/b") == b"newolder"
 
 
+@pytest.mark.semantics("C25", "R9")
 def test_a_rename_whose_source_cannot_be_deleted_fails_and_changes_nothing(
     fs: VfsFs, store: MemStore
 ) -> None:
@@ -854,6 +893,7 @@ def test_a_rename_flushes_what_is_dirty_first(fs: VfsFs, store: MemStore) -> Non
     assert store.keys("bucket") == ["b"]
 
 
+@pytest.mark.semantics("R9")
 def test_a_failed_unlink_keeps_the_file(fs: VfsFs, store: MemStore) -> None:
     put_bytes(store, "bucket", "a", b"content")
     store.fail_next(Unavailable("bucket/a", "503"), "delete")
@@ -862,6 +902,7 @@ def test_a_failed_unlink_keeps_the_file(fs: VfsFs, store: MemStore) -> None:
     assert read_file(fs, "/bucket/a") == b"content"
 
 
+@pytest.mark.semantics("C5")
 def test_a_failed_listing_is_an_error_and_never_an_empty_directory(
     fs: VfsFs, store: MemStore
 ) -> None:
@@ -923,6 +964,7 @@ def test_a_handle_is_good_for_what_it_was_opened_for(fs: VfsFs, store: MemStore)
         fs.pread(writing, 1, 0)
 
 
+@pytest.mark.semantics("C23")
 def test_an_unlinked_file_goes_nowhere(fs: VfsFs, store: MemStore) -> None:
     fd = fs.open("/bucket/a", os.O_RDWR | os.O_CREAT)
     fs.pwrite(fd, b"1", 0)
@@ -933,6 +975,7 @@ def test_an_unlinked_file_goes_nowhere(fs: VfsFs, store: MemStore) -> None:
     assert fs.vfs.status()["spool_used"] == 0
 
 
+@pytest.mark.semantics("C23")
 def test_the_stored_part_of_a_large_unlinked_file_is_stale(
     fs: VfsFs, store: MemStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1009,6 +1052,7 @@ def test_status_counts_what_is_open_and_dirty(fs: VfsFs, store: MemStore) -> Non
 # -- read-only ------------------------------------------------------------------------------------
 
 
+@pytest.mark.semantics("C0")
 def test_a_read_only_mount_refuses_every_change(mount: Mount, store: MemStore) -> None:
     put_bytes(store, "bucket", "a", b"1")
     put_bytes(store, "bucket", "d/", content_type=DIRECTORY_TYPE)
@@ -1047,6 +1091,7 @@ def test_owner_and_modes_are_the_mount_s_unless_given(mount: Mount, store: MemSt
     assert (file.uid, file.gid, stat.S_IMODE(file.mode)) == (1, 2, 0o640)
 
 
+@pytest.mark.semantics("C0")
 def test_every_refusal_has_an_errno_of_its_own(fs: VfsFs, store: MemStore) -> None:
     put_bytes(store, "bucket", "a", b"1")
     put_bytes(store, "bucket", "d/b", b"1")
