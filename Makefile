@@ -1,6 +1,6 @@
 # `make` alone prints the targets. What a target needs is installed by tools/setup.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test check fix unit bench clean
+.PHONY: help setup setup-test demo test test-rgw check fix unit bench clean
 
 PYTHON := .venv/bin/python
 
@@ -16,8 +16,11 @@ setup-test:
 demo: setup  ## Do the main job on a real Swift and Keystone on loopback, and check every byte
 	@tools/demo
 
-test: setup-test check  ## Pass all tests: unit, contract, real Swift, real mount
+test: setup-test check  ## Pass all tests: unit, contract, real Swift, real Ceph RGW, real mount
 	$(PYTHON) -m pytest
+
+test-rgw: setup-test  ## Run only the tests on a real Ceph RADOS Gateway, which is what Allas is
+	$(PYTHON) -m pytest -m rgw
 
 check: setup  ## Check formats, lint and types; changes nothing
 	$(PYTHON) -m ruff format --check allasfs tests bench
@@ -29,7 +32,7 @@ fix:  ## Format, and mend what the linter can
 	$(PYTHON) -m ruff format allasfs tests bench
 
 unit:  ## Run only the tests that need neither Swift nor a mount
-	$(PYTHON) -m pytest tests/unit tests/behaviour -m 'not swift and not mount'
+	$(PYTHON) -m pytest tests/unit tests/behaviour -m 'not swift and not rgw and not mount'
 
 bench: setup  ## Measure reading, writing and listing beside the raw client
 	$(PYTHON) -m bench.throughput

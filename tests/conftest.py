@@ -19,6 +19,7 @@ from swiftclient.client import Connection
 
 from allasfs.demo import Cloud
 from allasfs.demo.cloud import NEEDED_PACKAGES
+from tests.ceph.gateway import PACKAGES, Gateway, missing_programs
 from tests.fakes.clock import FakeClock
 from tests.mount.support import (
     Served,
@@ -125,6 +126,16 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         missing(f"needs {', '.join(absent)}: install allasfs[demo]")
     with Cloud(Path(tmp_path_factory.mktemp("cloud")) / "folder") as cloud:
         yield cloud
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory, cloud: Cloud) -> Iterator[Gateway]:
+    """A real Ceph RADOS Gateway on loopback, with the cloud's Keystone, for the whole session."""
+    absent = missing_programs()
+    if absent:
+        missing(f"needs {', '.join(absent)}, of the packages {PACKAGES}")
+    with Gateway(Path(tmp_path_factory.mktemp("ceph")) / "folder", cloud) as gateway:
+        yield gateway
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import pytest
 
 from allasfs.demo import Cloud
 from allasfs.store.api import Store
+from tests.ceph.gateway import Gateway
 from tests.fakes.memstore import RGW, MemStore
 from tests.fakes.swift import swift_store
 
@@ -22,14 +23,28 @@ def real_swift(cloud: Cloud) -> Iterator[Store]:
         yield store
 
 
-@pytest.fixture(params=["memory", "memory-rgw", pytest.param("swift", marks=pytest.mark.swift)])
+@pytest.fixture(scope="session")
+def real_rgw(gateway: Gateway) -> Iterator[Store]:
+    """A store on a real Ceph RADOS Gateway."""
+    with swift_store(gateway) as store:
+        yield store
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        "memory-rgw",
+        pytest.param("swift", marks=pytest.mark.swift),
+        pytest.param("rgw", marks=pytest.mark.rgw),
+    ]
+)
 def store(request: pytest.FixtureRequest) -> Store:
     """Every store in turn."""
     if request.param == "memory":
         return MemStore()
     if request.param == "memory-rgw":
         return MemStore(capabilities=RGW)
-    found: Store = request.getfixturevalue("real_swift")
+    found: Store = request.getfixturevalue(f"real_{request.param}")
     return found
 
 
