@@ -14,6 +14,7 @@ from allasfs.demo import Cloud
 from allasfs.fs.vfs import Vfs
 from allasfs.store.api import Store
 from tests.behaviour.filesystem import FileSystem, OsFs, VfsFs
+from tests.ceph.gateway import Gateway
 from tests.fakes.memstore import OPENSTACK, RGW, MemStore
 from tests.fakes.swift import swift_store
 
@@ -47,12 +48,20 @@ def behaviour_swift(cloud: Cloud) -> Iterator[Store]:
         yield store
 
 
+@pytest.fixture(scope="session")
+def behaviour_rgw(gateway: Gateway) -> Iterator[Store]:
+    """A store on a real Ceph RADOS Gateway."""
+    with swift_store(gateway) as store:
+        yield store
+
+
 @pytest.fixture(
     params=[
         "directory",
-        "openstack",
-        "rgw",
+        "memory",
+        "memory-rgw",
         pytest.param("swift", marks=pytest.mark.swift),
+        pytest.param("rgw", marks=pytest.mark.rgw),
         pytest.param("mount", marks=[pytest.mark.swift, pytest.mark.mount]),
     ]
 )
@@ -66,9 +75,9 @@ def fs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FileSystem]:
     if request.param == "mount":
         yield OsFs(request.getfixturevalue("mounted"))
         return
-    if request.param == "swift":
-        store: Store = request.getfixturevalue("behaviour_swift")
+    if request.param.startswith("memory"):
+        store: Store = MemStore(capabilities=OPENSTACK if request.param == "memory" else RGW)
     else:
-        store = MemStore(capabilities=OPENSTACK if request.param == "openstack" else RGW)
+        store = request.getfixturevalue(f"behaviour_{request.param}")
     with running(store, tmp_path) as found:
         yield found
