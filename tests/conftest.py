@@ -119,7 +119,7 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture(scope="session")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+def demo_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     """A real OpenStack Swift and Keystone on loopback, for the whole session."""
     absent = [name for name in NEEDED_PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
@@ -129,12 +129,18 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 
 @pytest.fixture(scope="session")
-def gateway(tmp_path_factory: pytest.TempPathFactory, cloud: Cloud) -> Iterator[Gateway]:
+def cloud(demo_cloud: Cloud) -> Cloud:
+    """The server of most tests; tests/rgw has another one under this name."""
+    return demo_cloud
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory, demo_cloud: Cloud) -> Iterator[Gateway]:
     """A real Ceph RADOS Gateway on loopback, with the cloud's Keystone, for the whole session."""
     absent = missing_programs()
     if absent:
         missing(f"needs {', '.join(absent)}, of the packages {PACKAGES}")
-    with Gateway(Path(tmp_path_factory.mktemp("ceph")) / "folder", cloud) as gateway:
+    with Gateway(Path(tmp_path_factory.mktemp("ceph")) / "folder", demo_cloud) as gateway:
         yield gateway
 
 

@@ -810,7 +810,6 @@ class TestLargeObjects:
         succeed(*SWIFT, "download", "-o", target, bucket, "file", env=swift_tool)
         assert target.read_bytes() == data
         head = swift.head_object(bucket, "file")
-        assert head["x-static-large-object"] == "True"
         assert int(head["content-length"]) == self.SIZE
 
     def test_it_reads_back_and_its_bucket_of_segments_is_hidden(
