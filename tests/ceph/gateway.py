@@ -41,8 +41,9 @@ class Gateway:
     It has the same methods as Cloud where both can do the same.
     """
 
-    def __init__(self, folder: Path, cloud: Cloud) -> None:
-        """Make no change yet; ``cloud`` runs longer than this."""
+    def __init__(self, folder: Path, cloud: Cloud, region: str = REGION) -> None:
+        """Make no change yet; ``cloud`` runs longer than this, and has one store in a region."""
+        self._region = region
         self.folder = folder.resolve()
         self._cloud = cloud
         self._daemons: dict[str, Daemon] = {}
@@ -93,7 +94,7 @@ class Gateway:
         with identity.session(
             service.auth_url, service.username, service.password, service.project_name
         ) as session:
-            identity.publish_store(session, url, REGION)
+            identity.publish_store(session, url, self._region)
 
     def stop(self) -> None:
         """End all daemons. What they stored was in memory; the logs stay."""
@@ -135,7 +136,7 @@ class Gateway:
     @property
     def credentials(self) -> Credentials:
         """The user's credentials, with the gateway's region."""
-        return replace(self._cloud.credentials, region=REGION)
+        return replace(self._cloud.credentials, region=self._region)
 
     @property
     def environ(self) -> dict[str, str]:
@@ -144,7 +145,7 @@ class Gateway:
 
     def add_user(self, username: str, project: str, *, role: str = "member") -> Credentials:
         """Give a user a role in a project; create what is missing."""
-        return replace(self._cloud.add_user(username, project, role=role), region=REGION)
+        return replace(self._cloud.add_user(username, project, role=role), region=self._region)
 
     def token(self, credentials: Credentials | None = None) -> Token:
         """Return a new token, with the address of the account that it opens."""

@@ -63,7 +63,7 @@ def test_what_a_program_said_at_its_end_is_told(tmp_path: Path) -> None:
 def test_a_cluster_leaves_no_process_and_no_data(tmp_path: Path, cloud: Cloud) -> None:
     folder = tmp_path / "ceph"
     before = os.listdir("/var/run")
-    gateway = Gateway(folder, cloud)
+    gateway = Gateway(folder, cloud, "regionElse")
     with gateway:
         assert len(processes_of(folder)) == 3
         with swift_store(gateway) as store:

@@ -388,6 +388,18 @@ def test_metadata_keeps_what_a_header_may_hold(store: Store, bucket: str) -> Non
     assert store.head(bucket, "key").metadata == {**given, "more": "3"}
 
 
+def test_a_control_character_in_metadata_comes_back_or_is_spelt_out(
+    store: Store, bucket: str
+) -> None:
+    put_bytes(store, bucket, "key", b"1", metadata={"tab": "a  ä\tb=c"})
+    is_kept = store.capabilities().exact_pages
+    expected = "a  ä\tb=c" if is_kept else "=?UTF-8?Q?a  =C3=A4=09b=3Dc?="
+    head = store.head(bucket, "key")
+    assert head.metadata == {"tab": expected}
+    store.post(bucket, head, head.metadata)
+    assert store.head(bucket, "key").metadata == {"tab": expected}
+
+
 def test_an_object_may_have_as_much_metadata_as_the_server_says(store: Store, bucket: str) -> None:
     limits = store.capabilities()
     # Short names: the disk of the server has a limit, too.

@@ -445,7 +445,7 @@ class MemStore:
             if exclusive and self._capabilities.conditional_put and is_taken:
                 raise Exists(key, "412")
             stored = _Object(
-                data, md5, self._now_ns(), content_type, _lower(metadata), _lower(headers)
+                data, md5, self._now_ns(), content_type, self._kept(metadata), _lower(headers)
             )
             return self._store(container, key, stored)
 
@@ -470,7 +470,9 @@ class MemStore:
             return self._store(
                 container,
                 key,
-                _Object(text, etag, self._now_ns(), content_type, _lower(metadata), segments=parts),
+                _Object(
+                    text, etag, self._now_ns(), content_type, self._kept(metadata), segments=parts
+                ),
             )
 
     def put_dlo(
@@ -489,7 +491,7 @@ class MemStore:
                 MD5_OF_NOTHING,
                 self._now_ns(),
                 content_type,
-                _lower(metadata),
+                self._kept(metadata),
                 manifest=manifest,
             )
             self._store(container, key, stored)
@@ -515,7 +517,7 @@ class MemStore:
             now_ns = self._now_ns()
             self._containers[container][key] = replace(
                 stored,
-                metadata=_lower(metadata),
+                metadata=self._kept(metadata),
                 headers=headers,
                 manifest=manifest,
                 mtime_ns=now_ns,
@@ -605,6 +607,13 @@ class MemStore:
         up = SECOND_NS - 1 if self._capabilities.exact_pages else 0
         return replace(info, mtime_ns=(info.mtime_ns + up) // SECOND_NS * SECOND_NS)
 
+    def _kept(self, metadata: Mapping[str, str] | None) -> dict[str, str]:
+        """Return an object's metadata as the server gives it back."""
+        kept = _lower(metadata)
+        if self._capabilities.exact_pages:
+            return kept
+        return {name: _spelt(text) for name, text in kept.items()}
+
     def _now_ns(self) -> int:
         now_ns = self._clock_ns()
         return now_ns - now_ns % 10_000
@@ -612,3 +621,14 @@ class MemStore:
 
 def _lower(metadata: Mapping[str, str] | None) -> dict[str, str]:
     return {name.lower(): value for name, value in (metadata or {}).items()}
+
+
+def _spelt(text: str) -> str:
+    """Return a value as RGW keeps it: one with control characters in quoted-printable."""
+    if not any(char < " " or char == "\x7f" for char in text):
+        return text
+    letters = (
+        chr(byte) if 32 <= byte < 127 and byte != ord("=") else f"={byte:02X}"
+        for byte in text.encode(errors="surrogateescape")
+    )
+    return f"=?UTF-8?Q?{''.join(letters)}?="
