@@ -317,6 +317,8 @@ class Reader:
                     if extent.is_abandoned:
                         return
         except NotFound as exc:
+            if self._stands():
+                raise Unavailable(self.subject, "a segment of it is missing") from exc
             raise Stale(self.subject, "removed by another client while open") from exc
         except TimedOut:
             raise
@@ -325,3 +327,12 @@ class Reader:
                 raise
             log.info("%s: resumed at %d", exc, extent.filled)
             time.sleep(RESUME_WAIT_S)
+
+    def _stands(self) -> bool:
+        """Whether a large object is there: RGW says 404 also of a range in a missing segment."""
+        if self.info.kind is Kind.PLAIN:
+            return False
+        try:
+            return self._store.head(self._bucket, self.info.key).info.etag == self.info.etag
+        except FsError:
+            return False

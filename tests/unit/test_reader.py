@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from allasfs import deadline
 from allasfs.config import KIB, MIB
 from allasfs.deadline import Deadline, within
-from allasfs.errors import BadHandle, Corrupt, FsError, Stale, TimedOut, Unavailable
-from allasfs.store.api import PIECE_BYTES, Kind, ObjectInfo
+from allasfs.errors import BadHandle, Corrupt, FsError, NotFound, Stale, TimedOut, Unavailable
+from allasfs.store.api import PIECE_BYTES, Kind, ObjectInfo, Segment
 from allasfs.transfer import reader as reader_module
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.readahead import KERNEL_READ, Window
@@ -230,6 +230,18 @@ def test_a_replaced_object_is_stale(open_reader: OpenReader, store: MemStore) ->
     put_bytes(store, "b", "key", CONTENT[::-1])
     with pytest.raises(Stale):
         reader.read(window, 2 * MIB, READ)
+
+
+def test_a_large_object_that_stands_without_a_segment_is_an_error_and_not_stale(
+    open_reader: OpenReader, store: MemStore
+) -> None:
+    parts = put_bytes(store, "b", "parts/0", CONTENT)
+    segment = Segment("b", parts.key, parts.size, parts.etag)
+    info = store.put_slo("b", "large", [segment], content_type="a/b")
+    reader = open_reader(b"", info=info)
+    store.fail_next(NotFound("large", "404"), "get")
+    with pytest.raises(Unavailable, match="a segment of it is missing"):
+        reader.read(Window(), 0, READ)
 
 
 def test_a_removed_object_is_stale(open_reader: OpenReader, store: MemStore) -> None:
