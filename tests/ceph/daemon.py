@@ -72,6 +72,14 @@ class Daemon:
         if self._process.poll() is not None:
             raise ServiceDied(self.name, self._out)
 
+    def stop(self) -> None:
+        """End it in good order, at once if it does not."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
     def kill(self) -> None:
         """End it at once; also when it is stopped."""
         self._process.kill()

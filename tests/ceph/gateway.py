@@ -13,7 +13,8 @@ import itertools
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -48,7 +49,7 @@ class Gateway:
         self._cloud = cloud
         self._daemons: dict[str, Daemon] = {}
         self._port = 0
-        self._log = self.folder / "log" / f"{conf.GATEWAY}.log"
+        self._log = self.folder / "log" / "radosgw.log"
         self._log_offset = 0
         self._marks = itertools.count(1)
 
@@ -175,15 +176,15 @@ class Gateway:
 
     def _mark(self) -> None:
         mark = f"mark={next(self._marks)}"
-        self._ask(f"/swift/info?{mark}")
+        self._ask(f"/swift/info?{mark}", self._port)
         _wait(
             lambda: any(each.query == mark for each in access.read(self._log, self._log_offset)),
             f"{mark} in {self._log}",
             LOG_TIMEOUT_S,
         )
 
-    def _ask(self, path: str) -> int:
-        connection = http.client.HTTPConnection(HOST, self._port, timeout=10)
+    def _ask(self, path: str, port: int) -> int:
+        connection = http.client.HTTPConnection(HOST, port, timeout=10)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -194,26 +195,43 @@ class Gateway:
 
     # --- Faults -----------------------------------------------------------------------------
 
-    def kill_swift(self) -> None:
-        """Kill the gateway: connections break, new ones are refused until start_swift()."""
-        self._daemons.pop("radosgw").kill()
+    def stop_swift(self) -> None:
+        """Stop the gateway: connections break, new ones are refused until start_swift().
+
+        In good order, because the others would wait for a dead one's part in changes of buckets.
+        """
+        self._daemons.pop("radosgw").stop()
 
     def start_swift(self) -> None:
         """Start the gateway, again on the same port."""
-        frontend = f"beast endpoint={HOST}:{self._port} tcp_nodelay=1"
-        daemon = self._spawn(
-            "radosgw", "radosgw", "-f", "-n", conf.GATEWAY, f"--rgw-frontends={frontend}"
-        )
+        self._start_gateway("radosgw", self._port)
+
+    @contextmanager
+    def another(self, *, request_timeout_ms: int) -> Iterator[str]:
+        """Run another gateway to the same data; yield its Swift address.
+
+        It closes a connection on which nothing moves for request_timeout_ms (Ceph: 65 s).
+        """
+        port = _free_port()
+        self._start_gateway("another", port, f"request_timeout_ms={request_timeout_ms}")
+        yield f"http://{HOST}:{port}/swift"
+        self._daemons.pop("another").stop()
+
+    def _start_gateway(self, name: str, port: int, *settings: str) -> None:
+        frontend = " ".join(["beast", f"endpoint={HOST}:{port}", "tcp_nodelay=1", *settings])
+        log = self.folder / "log" / f"{name}.log"
+        words = ["-f", "-n", conf.GATEWAY, f"--log-file={log}", f"--rgw-frontends={frontend}"]
+        self._spawn(name, "radosgw", *words)
 
         def is_up() -> bool:
             for each in self._daemons.values():
                 each.check()
             try:
-                return self._ask("/swift/info") == 200
+                return self._ask("/swift/info", port) == 200
             except OSError:
                 return False
 
-        _wait(is_up, f"{daemon.name} answers", START_TIMEOUT_S)
+        _wait(is_up, f"{name} answers", START_TIMEOUT_S)
 
     def pause_swift(self) -> None:
         """Stop the gateway: connections are taken, and nothing answers until resume_swift()."""

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from allasfs.config import Config
+from allasfs.demo import Credentials
+from allasfs.store.swift import SwiftStore
 from tests.ceph.gateway import Gateway
+from tests.fakes.swift import swift_store
 from tests.mount.conftest import (  # noqa: F401  fixtures
     bucket,
     lasting,
@@ -15,9 +21,47 @@ from tests.mount.conftest import (  # noqa: F401  fixtures
     swift,
     watchdog,
 )
+from tests.rgw.support import Raw
 
 
 @pytest.fixture(scope="session")
 def cloud(gateway: Gateway) -> Gateway:
     """The server that all fixtures of a mount work with."""
     return gateway
+
+
+@pytest.fixture(scope="session")
+def lasting_store(gateway: Gateway) -> Iterator[SwiftStore]:
+    """A store that learnt already what the server can do."""
+    with swift_store(gateway, Config(timeout_s=30.0, connections=4)) as store:
+        store.capabilities()
+        yield store
+
+
+@pytest.fixture
+def store(lasting_store: SwiftStore, gateway: Gateway) -> SwiftStore:
+    """The project's account; what was asked before is forgotten."""
+    gateway.forget_requests()
+    return lasting_store
+
+
+@pytest.fixture
+def raw(gateway: Gateway) -> Iterator[Raw]:
+    """Another client of the project."""
+    client = Raw(gateway)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def other_user(gateway: Gateway) -> Credentials:
+    """A user of another project."""
+    return gateway.add_user("colleague", "project_2005678")
+
+
+@pytest.fixture
+def other(gateway: Gateway, other_user: Credentials) -> Iterator[Raw]:
+    """A client of the other project."""
+    client = Raw(gateway, other_user)
+    yield client
+    client.close()

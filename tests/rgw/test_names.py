@@ -1,0 +1,249 @@
+"""Names on a Ceph RADOS Gateway: short pages, odd names, and buckets that are everybody's."""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+
+from allasfs.store.swift import SwiftStore
+from tests.behaviour.filesystem import read_file, write_file
+from tests.ceph.gateway import Gateway
+from tests.conftest import ExpectedLogs
+from tests.fakes.memstore import put_bytes
+from tests.mount.support import refused
+from tests.mount.test_requests import archive
+from tests.rgw.support import Raw, mounted
+
+pytestmark = pytest.mark.rgw
+
+# Fewer than one page may have (10,000), and more than a page has when all are in one shard.
+MANY = 6500
+SHARDS = 11
+UPLOADS = 4
+
+
+def shard_of(name: str) -> int:
+    """Return which shard of a bucket's index has a name (Ceph: rgw_bucket_shard_index)."""
+    number = 0
+    for byte in name.encode():
+        number = (number + (byte << 4) + (byte >> 4)) * 11 & 0xFFFF_FFFF
+    return (number ^ (number & 0xFF) << 24) % 7877 % SHARDS
+
+
+@pytest.fixture(scope="module")
+def many(gateway: Gateway) -> str:
+    """A bucket of many objects, most of them side by side.
+
+    A page is what each shard gives of its share: a bucket that fills one only has short pages.
+    """
+    client = Raw(gateway)
+    client.do("PUT", "many")
+    every = (f"dir/{number:06d}" if number < 5000 else f"{number:06d}" for number in count())
+    names = list(islice((name for name in every if shard_of(name) == 0), MANY))
+
+    def upload(share: list[str]) -> int:
+        answer = client.do(
+            "PUT", "many", archive(share), "extract-archive=tar", Accept="application/json"
+        )
+        return int(answer.json()["Number Files Created"])
+
+    with ThreadPoolExecutor(UPLOADS) as pool:
+        shares = [names[start::UPLOADS] for start in range(UPLOADS)]
+        assert sum(pool.map(upload, shares)) == MANY
+    client.close()
+    return "many"
+
+
+def test_every_name_is_listed_though_pages_are_short(
+    store: SwiftStore, gateway: Gateway, many: str, tmp_path: Path
+) -> None:
+    pages = list(store.listing(many))
+    assert len(pages) > 1, "this server's pages are exact"
+    names = [info.key for page in pages for info in page.objects]
+    assert len(set(names)) == len(names) == MANY
+    below = [name.removeprefix("dir/") for name in names if name.startswith("dir/")]
+    gateway.forget_requests()
+    with mounted(store, tmp_path, ttl_s=3600.0) as fs:
+        assert sorted(fs.listdir(f"/{many}")) == sorted({*names[: -len(below)], "dir"})
+        assert sorted(fs.listdir(f"/{many}/dir")) == below
+        assert fs.lstat(f"/{many}/{names[-1]}").size == len(names[-1])
+    # The whole tree by one listing, until its empty page.
+    asked = [each for each in gateway.requests() if many in each.path]
+    assert [each.method for each in asked] == ["GET"] * (len(pages) + 1)
+
+
+def test_a_bulk_delete_that_the_server_would_cut_short_deletes_everything(
+    store: SwiftStore, raw: Raw, many: str
+) -> None:
+    keys = [info.key for page in store.listing(many) for info in page.objects]
+    names = "\n".join(f"{many}/{key}" for key in keys[:1100]).encode()
+    report = raw.do(
+        "POST", "", names, "bulk-delete", Accept="application/json", Content_Type="text/plain"
+    )
+    assert report.json()["Response Status"] == "200 OK"
+    assert report.json()["Number Deleted"] < 1100, "this server deletes all that it is told"
+    rest = keys[-2100:]
+    store.delete_many(many, rest)
+    left = {info.key for page in store.listing(many) for info in page.objects}
+    assert not left & set(rest)
+    assert left >= set(keys[1100:-2100])
+
+
+def test_names_that_begin_with_a_slash_hide_no_other(
+    store: SwiftStore, raw: Raw, bucket: str, tmp_path: Path, expected_logs: ExpectedLogs
+) -> None:
+    expected_logs("2 objects are not shown")
+    for key in ("/lead", "//two", "a", "d/b"):
+        raw.do("PUT", f"{bucket}/{key}", b"content")
+    delimited = raw.do("GET", bucket, query=urlencode({"delimiter": "/", "limit": 1}))
+    assert delimited.content == b"", "this server shows the directory without a name"
+    with mounted(store, tmp_path) as fs:
+        assert sorted(fs.listdir(f"/{bucket}")) == ["a", "d"]
+        assert read_file(fs, f"/{bucket}/d/b") == b"content"
+        for name in ("a", "d/b"):
+            fs.unlink(f"/{bucket}/{name}")
+        fs.rmdir(f"/{bucket}/d")
+        with refused(errno.ENOTEMPTY):
+            fs.rmdir(f"/{bucket}")
+
+
+def test_an_object_of_no_content_type_is_a_file(
+    store: SwiftStore, raw: Raw, bucket: str, tmp_path: Path
+) -> None:
+    raw.do("PUT", f"{bucket}/untyped", b"content")
+    raw.do("PUT", f"{bucket}/empty")
+    assert "content_type" not in raw.listed(bucket)[1], "this server gives every object a type"
+    with mounted(store, tmp_path) as fs:
+        for name, content in (("untyped", b"content"), ("empty", b"")):
+            assert not fs.lstat(f"/{bucket}/{name}").is_dir
+            assert read_file(fs, f"/{bucket}/{name}") == content
+        fs.chmod(f"/{bucket}/untyped", 0o600)
+        fs.rename(f"/{bucket}/untyped", f"/{bucket}/renamed")
+        assert read_file(fs, f"/{bucket}/renamed") == b"content"
+        assert fs.lstat(f"/{bucket}/renamed").mode & 0o777 == 0o600
+
+
+def test_sizes_that_no_listing_tells_are_asked_for_once_per_version(
+    store: SwiftStore, raw: Raw, gateway: Gateway, bucket: str, tmp_path: Path
+) -> None:
+    raw.put_slo(bucket, "static", [b"A" * 1000, b"B" * 500])
+    raw.put_dlo(bucket, "dynamic", [b"A" * 1000, b"B" * 700])
+    put_bytes(store, bucket, "empty")
+    put_bytes(store, bucket, "plain", b"1")
+    entries = {str(entry["name"]): entry["bytes"] for entry in raw.listed(bucket)}
+    assert entries["static"] != 1500, "this server lists true sizes"
+    sizes = {"static": 1500, "dynamic": 1700, "empty": 0, "plain": 1}
+    gateway.forget_requests()
+    with mounted(store, tmp_path) as fs:
+        for _ in range(3):
+            found = {name: fs.lstat(f"/{bucket}/{name}").size for name in fs.listdir(f"/{bucket}")}
+            assert found == sizes
+        heads = [each for each in gateway.requests() if each.method == "HEAD"]
+        assert Counter(each.path.rpartition("/")[2] for each in heads) == dict.fromkeys(
+            ("static", "dynamic", "empty"), 1
+        )
+        raw.put_dlo(bucket, "dynamic", [b"A" * 1000, b"B" * 701])
+        assert fs.lstat(f"/{bucket}/dynamic").size == 1701
+
+
+# -- buckets --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ab", ".hidden", "b" * 256])
+def test_a_bucket_name_that_the_server_refuses_is_an_error(
+    store: SwiftStore, tmp_path: Path, name: str
+) -> None:
+    with mounted(store, tmp_path) as fs:
+        with refused(errno.EINVAL, errno.ENAMETOOLONG):
+            fs.mkdir(f"/{name}")
+        assert name not in fs.listdir("/")
+
+
+@pytest.mark.parametrize("name", ["Upper Case", "ä_ö 😀", "b" * 255, "abc"])
+def test_a_bucket_may_have_any_other_name(store: SwiftStore, tmp_path: Path, name: str) -> None:
+    with mounted(store, tmp_path) as fs:
+        fs.mkdir(f"/{name}")
+        write_file(fs, f"/{name}/file", b"content")
+        assert name in fs.listdir("/")
+        assert read_file(fs, f"/{name}/file") == b"content"
+        fs.unlink(f"/{name}/file")
+        fs.rmdir(f"/{name}")
+        assert name not in fs.listdir("/")
+
+
+def test_a_bucket_of_another_project_is_refused_and_left_alone(
+    store: SwiftStore, other: Raw, bucket: str, tmp_path: Path
+) -> None:
+    theirs = f"theirs-{bucket}"
+    other.do("PUT", theirs)
+    other.do("PUT", f"{theirs}/file", b"secret")
+    with mounted(store, tmp_path) as fs:
+        assert theirs not in fs.listdir("/")
+        with refused(errno.EEXIST):
+            fs.vfs.mkdir(f"/{theirs}")
+        with refused(errno.ENOENT):
+            fs.listdir(f"/{theirs}")
+        with refused(errno.ENOENT):
+            read_file(fs, f"/{theirs}/file")
+        with refused(errno.ENOENT):
+            write_file(fs, f"/{theirs}/new", b"1")
+    assert other.names(theirs) == ["file"]
+
+
+def test_a_bucket_that_is_shared_is_read_by_its_name_and_not_written(
+    store: SwiftStore,
+    other: Raw,
+    gateway: Gateway,
+    bucket: str,
+    tmp_path: Path,
+    expected_logs: ExpectedLogs,
+) -> None:
+    expected_logs("(file|new) was not stored .* 403 .* kept in")
+    shared = f"shared-{bucket}"
+    reader = gateway.credentials.project_id
+    other.do("PUT", shared, X_Container_Read=f"{reader}:*")
+    other.do("PUT", f"{shared}/dir/file", b"content")
+    with mounted(store, tmp_path, loses=2) as fs:
+        assert shared not in fs.listdir("/")
+        assert fs.listdir(f"/{shared}") == ["dir"]
+        assert read_file(fs, f"/{shared}/dir/file") == b"content"
+        calls: tuple[Callable[[], object], ...] = (
+            lambda: write_file(fs, f"/{shared}/dir/file", b"changed"),
+            lambda: write_file(fs, f"/{shared}/new", b"1"),
+            lambda: fs.unlink(f"/{shared}/dir/file"),
+            lambda: fs.mkdir(f"/{shared}/d"),
+            lambda: fs.rename(f"/{shared}/dir/file", f"/{shared}/moved"),
+            lambda: fs.chmod(f"/{shared}/dir/file", 0o600),
+        )
+        for call in calls:
+            with refused(errno.EACCES):
+                call()
+        assert read_file(fs, f"/{shared}/dir/file") == b"content"
+    assert other.names(shared) == ["dir/file"]
+
+
+def test_a_bucket_that_is_shared_for_writing_is_written(
+    store: SwiftStore, other: Raw, gateway: Gateway, bucket: str, tmp_path: Path
+) -> None:
+    shared, writer = f"written-{bucket}", f"{gateway.credentials.project_id}:*"
+    owner = other.url.rpartition("AUTH_")[2] + ":*"
+    both = f"{owner},{writer}"
+    for name in (shared, f"{shared}_segments"):
+        other.do("PUT", name, X_Container_Read=both, X_Container_Write=both)
+    large = b"x" * (3 * 1024 * 1024)
+    with mounted(store, tmp_path) as fs:
+        write_file(fs, f"/{shared}/file", b"content")
+        write_file(fs, f"/{shared}/large", large)
+        fs.rename(f"/{shared}/file", f"/{shared}/moved")
+        assert sorted(fs.listdir(f"/{shared}")) == ["large", "moved"]
+        assert read_file(fs, f"/{shared}/large") == large
+        fs.unlink(f"/{shared}/large")
+    assert other.names(shared) == ["moved"]
+    assert other.names(f"{shared}_segments") == []
