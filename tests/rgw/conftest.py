@@ -1,4 +1,4 @@
-"""The fixtures of tests/mount, with a Ceph RADOS Gateway in the place of OpenStack Swift."""
+"""The fixtures of mounts, with a Ceph RADOS Gateway in the place of OpenStack Swift."""
 
 from __future__ import annotations
 
@@ -10,17 +10,11 @@ from allasfs.config import Config
 from allasfs.demo import Credentials
 from allasfs.store.swift import SwiftStore
 from tests.ceph.gateway import Gateway
+
+# Again, and not inherited: one that lasts would be shared with the tests on OpenStack Swift.
+from tests.conftest import bucket, lasting, mount, project, served, swift  # noqa: F401
 from tests.fakes.swift import swift_store
-from tests.mount.conftest import (  # noqa: F401  fixtures
-    bucket,
-    lasting,
-    mount,
-    prerequisites,
-    project,
-    served,
-    swift,
-    watchdog,
-)
+from tests.mount.conftest import *  # noqa: F403  fixtures
 from tests.rgw.support import Raw
 
 
