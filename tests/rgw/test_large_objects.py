@@ -172,6 +172,26 @@ def test_a_missing_segment_is_an_error_though_the_server_falls_silent(
     assert raw.names(f"{bucket}_segments") == []
 
 
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+def test_one_that_the_server_denies_to_have_is_no_empty_file_and_can_be_removed(
+    store: SwiftStore, raw: Raw, bucket: str, tmp_path: Path, kind: str
+) -> None:
+    if kind == "static":
+        raw.put_slo(bucket, "broken", PARTS)
+        raw.do("DELETE", f"{bucket}_segments/broken/slo/00000000")
+    else:
+        raw.put_dlo(bucket, "broken", [])
+        raw.do("DELETE", f"{bucket}_segments")
+    assert raw.send("HEAD", f"{bucket}/broken").status_code == 404
+    with mounted(store, tmp_path, timeout_s=SHORT_TIMEOUT_S) as fs:
+        assert fs.listdir(f"/{bucket}") == ["broken"]
+        assert fs.lstat(f"/{bucket}/broken").size > 0
+        assert read_until_error(fs, f"/{bucket}/broken") == b""
+        fs.unlink(f"/{bucket}/broken")
+        assert fs.listdir(f"/{bucket}") == []
+    assert raw.names(bucket) == []
+
+
 def test_a_dynamic_one_without_segments_is_empty(
     store: SwiftStore, raw: Raw, bucket: str, tmp_path: Path
 ) -> None:

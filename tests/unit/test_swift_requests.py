@@ -432,12 +432,33 @@ def test_one_connection_serves_one_request_after_the_other(
     for call, success in CALLS.values():
         server.script(success)
         call(store)
-    server.script(answer(404), part(0, 2, 10, b"012"), ok(b""))
+    # On RGW a second look tells a missing object from a manifest without segments.
+    server.script(answer(404), answer(404), part(0, 2, 10, b"012"), ok(b""))
     with pytest.raises(NotFound):
         store.head("b", "k")
     assert get_bytes(store, "b", "k", span=(0, 3)) == b"012"
     assert get_bytes(store, "b", "k") == b""
     assert {request.connection for request in server.received} == {1}
+
+
+@pytest.mark.parametrize(
+    ("headers", "kind", "size"),
+    [
+        ({"X-Object-Meta-Static-Large-Object": "True"}, Kind.SLO, 1),
+        ({"X-Object-Manifest": "b_segments/k/"}, Kind.DLO, 1),
+        ({}, Kind.PLAIN, 0),
+    ],
+)
+def test_a_manifest_without_segments_is_found_and_is_no_empty_file(
+    server: ScriptedServer, store: SwiftStore, headers: dict[str, str], kind: Kind, size: int
+) -> None:
+    server.script(answer(200, b'{"swift": {}, "slo": {"max_manifest_segments": 1000}}'))
+    assert store.capabilities().static_large_objects
+    found = {"Content-Length": "0", "Etag": "e", "Last-Modified": DATE, **headers}
+    server.script(answer(404), answer(200, b"", found))
+    info = store.head("b", "k").info
+    assert (info.kind, info.size) == (kind, size)
+    assert server.received[-1].target.endswith("/b/k?multipart-manifest=get")
 
 
 def test_a_body_that_is_left_early_costs_its_connection_only(
