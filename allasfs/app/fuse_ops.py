@@ -156,8 +156,10 @@ class FuseOps:
 
     # -- names ------------------------------------------------------------------------------------
 
-    def getattr(self, path: str, fh: Any = None) -> dict[str, int]:
-        """Stat."""
+    def getattr(self, path: str | None, fh: Any = None) -> dict[str, int]:
+        """Stat; without a path of an open file that was removed together with its directory."""
+        if path is None:
+            return _stat(self._vfs.attr_of(fh.fh))
         attr = self._vfs.getattr(path)
         with self._lock:
             self._told[path] = (time.monotonic(), attr)
@@ -305,10 +307,10 @@ class FuseOps:
         # A page of a mapping has its place, also in a file that was opened to append.
         return self._vfs.write(fi.fh, offset, data, in_place=bool(fi.writepage))
 
-    def truncate(self, path: str, length: int, fi: Any = None) -> None:
+    def truncate(self, path: str | None, length: int, fi: Any = None) -> None:
         """Truncate and ftruncate."""
         self._kernel_knows(path)
-        self._vfs.truncate(path, length, None if fi is None else fi.fh)
+        self._vfs.truncate(path or "", length, None if fi is None else fi.fh)
 
     def fallocate(self, path: str | None, mode: int, start: int, length: int, fi: Any) -> None:
         """Take room in the spool for a span, or make it zeros; room behind the end is refused."""

@@ -166,11 +166,16 @@ class Vfs:
 
     # -- looking ----------------------------------------------------------------------------------
 
+    def attr_of(self, fh: int) -> Attr:
+        """Return the attributes of an open file, which may have no name any more."""
+        file = self._files.handle(fh).file
+        return _without_name(file) if file.is_orphan else file.attr
+
     def getattr(self, path: str) -> Attr:
         """Return the attributes of a path; raise NotFound."""
         hidden = self._hidden_file(path)
         if hidden is not None:
-            return replace(hidden.attr, nlink=0)
+            return _without_name(hidden)
         place = self._tree.place(path)
         file = self._files.at(place)
         if file is not None and file.is_dirty:
@@ -494,3 +499,8 @@ class Vfs:
     def _may_change(self, path: str) -> None:
         if self._config.read_only:
             raise ReadOnly(path)
+
+
+def _without_name(file: OpenFile) -> Attr:
+    """Return the attributes of a removed file."""
+    return replace(file.attr, nlink=0)

@@ -153,6 +153,22 @@ def test_a_file_that_is_unlinked_lives_on_for_all_its_handles(mounted: Path) -> 
     assert os.listdir(mounted) == []
 
 
+@pytest.mark.semantics("C23")
+def test_a_removed_file_in_a_removed_directory_can_be_read_written_and_cut(mounted: Path) -> None:
+    directory = mounted / "directory"
+    directory.mkdir()
+    fd = os.open(directory / "file", NEW)
+    os.write(fd, b"content")
+    (directory / "file").unlink()
+    directory.rmdir()
+    os.write(fd, b" and more")
+    os.ftruncate(fd, 11)
+    assert os.pread(fd, 100, 0) == b"content and"
+    os.fsync(fd)
+    os.close(fd)
+    assert os.listdir(mounted) == []
+
+
 @pytest.mark.semantics("C25")
 def test_a_file_that_is_renamed_goes_on_for_all_its_handles(
     mounted: Path, swift: Connection

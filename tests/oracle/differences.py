@@ -125,6 +125,17 @@ def expected(call: Call, do: Do) -> Outcome:
     return do(call)
 
 
+def lost_by(call: Call, do: Do) -> list[int]:
+    """Return the slots that a call makes useless, which are closed on both sides before it.
+
+    C23: removed files whose directory is removed, too.
+    """
+    if call.name not in ("rmdir", "rename", "renameat2"):
+        return []
+    slots: list[int] = do(Call("removed_in", (call.args[0 if call.name == "rmdir" else 1],)))[1]
+    return slots
+
+
 def compared(outcome: Outcome) -> Outcome:
     """Return what is compared of an outcome: all, but for the entries' traces in a directory.
 

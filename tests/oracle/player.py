@@ -272,6 +272,16 @@ class Side:
     def whole(self, path: str) -> bytes:
         return Path(path).read_bytes()
 
+    def removed_in(self, path: str) -> list[int]:
+        """Return the slots of files that were removed from a directory and are open still."""
+        inside = os.path.realpath(path) + "/"
+        links = {slot: os.readlink(f"/proc/self/fd/{fd}") for slot, fd in self._fds.items()}
+        return [
+            slot
+            for slot, link in links.items()
+            if link.startswith(inside) and link.endswith(" (deleted)")
+        ]
+
     def put(self, path: str, length: int, mode: int) -> None:
         """Make a file with content."""
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:

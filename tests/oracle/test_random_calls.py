@@ -17,7 +17,7 @@ from swiftclient.client import Connection
 
 from allasfs.demo import Cloud
 from tests.mount.support import Served, connect, quiet, watched
-from tests.oracle.differences import compared, expected
+from tests.oracle.differences import compared, expected, lost_by
 from tests.oracle.generator import SLOTS, Generator
 from tests.oracle.player import Call, Outcome, Player
 
@@ -81,6 +81,9 @@ class Oracle:
         try:
             done: list[Call] = []
             for call in calls:
+                for slot in lost_by(call, plain.do):
+                    done.append(Call("close", (slot,)))
+                    self._do(done, plain, mounted)
                 done.append(call)
                 self._do(done, plain, mounted)
             for slot in SLOTS:
