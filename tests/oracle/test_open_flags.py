@@ -133,6 +133,7 @@ def guarded(
         yield one
 
 
+@pytest.mark.semantics("C3", "C6")
 @pytest.mark.parametrize("mode", [0o444, 0o644, 0o200, 0o000], ids=oct)
 @pytest.mark.parametrize("owner", [ANYBODY, 0], ids=["own", "root"])
 def test_open_by_another_user_is_as_in_a_plain_directory(
