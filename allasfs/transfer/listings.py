@@ -510,7 +510,9 @@ class Listings:
         """Return the versions of a name that a change now makes old (locked)."""
         prefix, name = _split(key)
         directory = self._dirs.get((bucket, prefix))
-        listed = directory.listed(name) if directory is not None else None
+        # The object of a marker's name without the slash is another one.
+        is_known = directory is not None and not key.endswith("/")
+        listed = directory.listed(name) if directory is not None and is_known else None
         older = before.older if before is not None else ()
         latest = (before.stored if before is not None else None, listed)
         return older + tuple(version for version in latest if version is not None)
@@ -532,11 +534,12 @@ class Listings:
             marked.marker = None
         prefix, name = _split(key)
         directory = self._dirs.get((bucket, prefix))
-        if directory is not None and not key.endswith("/"):
-            directory.typed.pop(name, None)
-        listed = directory.listed(name) if directory is not None else None
+        if directory is None or key.endswith("/"):
+            return
+        directory.typed.pop(name, None)
+        listed = directory.listed(name)
         # A different version was stored by somebody else after the removal.
-        if directory is not None and listed is not None and edit.outweighs(listed, born):
+        if listed is not None and edit.outweighs(listed, born):
             del directory.files[directory.shown(name)]
 
     def _apply_stored(self, bucket: str, info: ObjectInfo, edit: _Edit, born: float) -> None:
@@ -551,6 +554,11 @@ class Listings:
                 directory.marker = info
             return
         directory = self._dirs.get((bucket, prefix))
+        if info.is_marker:
+            self._make_way(bucket, f"{info.key}/")
+            if directory is not None:
+                directory.typed[name] = info
+            return
         if directory is None:
             return
         listed = directory.listed(name)
