@@ -216,7 +216,12 @@ class Tree:
 
     def _ask(self, bucket: str, info: ObjectInfo) -> ObjectHead:
         with within(self._services.config.timeout_s):
-            head = self._services.store.head(bucket, info.key)
+            try:
+                head = self._services.store.head(bucket, info.key)
+            except NotFound:
+                # Another client removed it: what asks next finds the name free.
+                self._listings.outdated(bucket, info.key)
+                raise
         self._attributes.learn(bucket, head.info, head.metadata)
         return head
 
