@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -200,7 +201,7 @@ class Vfs:
         self._tree.listed(place.bucket, (info for _, info in files))
         listed = [name for name, _ in files]
         new = self._files.new_in(place)
-        return [*dirs, *listed, *set(new).difference(listed)]
+        return [*dirs, *listed, *set(new).difference(listed, dirs)]
 
     def statfs(self) -> Usage:
         """Return usage and quota of the account, at most one TTL old, else raise Unavailable."""
@@ -381,16 +382,20 @@ class Vfs:
         if file is not None and file.is_new:
             self._orphaned(place)
             return
-        info = self._tree.file(place)
-        if file is not None:
-            file.hold()
+        info = None
         try:
+            info = self._tree.file(place)
+            if file is not None:
+                file.hold()
             large.delete(self._store, place.bucket, info)
         except NotFound:
             # It was gone already. After any other error the store may have it still.
+            if info is not None:
+                self._listings.removed(place.bucket, info)
+            if file is None or not file.is_dirty:
+                raise
+        else:
             self._listings.removed(place.bucket, info)
-            raise
-        self._listings.removed(place.bucket, info)
         self._orphaned(place)
         self._tree.keep_directory(place.parent)
 
@@ -483,7 +488,9 @@ class Vfs:
         if not is_empty or self._files.new_in(place):
             raise DirectoryNotEmpty(path)
         for marker in self._listings.markers(place.bucket, place.prefix):
-            self._store.delete(place.bucket, marker.key)
+            # Another client may have removed it already: what was asked for is so.
+            with suppress(NotFound):
+                self._store.delete(place.bucket, marker.key)
             self._listings.removed(place.bucket, marker)
         self._listings.directory_removed(place.bucket, place.prefix)
         self._tree.keep_directory(place.parent)
