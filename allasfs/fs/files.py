@@ -110,6 +110,10 @@ class OpenFile:
         """Whether it was changed since the store was last asked to take it."""
         return self.is_dirty and not self.is_orphan and not self._failure
 
+    def is_at(self, info: ObjectInfo) -> bool:
+        """Whether this is the version that was opened or stored last."""
+        return self.info is not None and self.info.same_version(info)
+
     def stands_for(self, other: OpenFile) -> bool:
         """Whether a newly found ``other`` is this file: changed here, or the same version."""
         if self.is_dirty or self.info is None or other.info is None:
@@ -300,13 +304,18 @@ class OpenFile:
                 spool.fill(first, self._stored(window, first, last))
 
     def _inherited(self) -> tuple[dict[str, str], str]:
-        """Return metadata and content type: a changed object keeps its own."""
+        """Return metadata and content type: a changed object keeps its own.
+
+        Those of another client's newer version are not this file's: that may be a link or a marker.
+        """
         guessed = content_type(self.place.name)
         if self.info is None:
             return {}, guessed
         try:
             head = self._services.store.head(self.place.bucket, self.info.key)
         except NotFound:
+            return {}, guessed
+        if not head.info.same_version(self.info):
             return {}, guessed
         return dict(head.metadata), head.info.content_type or guessed
 

@@ -24,7 +24,7 @@ from allasfs.fs.files import Files, OpenFile, Services
 from allasfs.fs.names import Place
 from allasfs.fs.pages import Pages
 from allasfs.fs.tree import BUCKET, Tree
-from allasfs.store.api import ObjectInfo
+from allasfs.store.api import Kind, ObjectInfo
 
 # Changes of one object's metadata wait for each other: the last POST of two would win, whole.
 STRIPES = 64
@@ -221,7 +221,7 @@ class Metadata:
             else:
                 posted = self._post(place.bucket, info, given, change)
                 file = self._files.at(place)
-                if file is not None:
+                if file is not None and file.is_at(info) and _has_bytes_of(posted, info):
                     file.moved(place, posted)
                 self._pages.changed(place, posted)
 
@@ -251,3 +251,12 @@ class Metadata:
     def _may_change(self, path: str) -> None:
         if self._config.read_only:
             raise ReadOnly(path)
+
+
+def _has_bytes_of(posted: ObjectInfo, info: ObjectInfo) -> bool:
+    """Whether a changed object is the one that was looked at, and no newer one of another client.
+
+    The hash of a large object in a listing is not its ETag.
+    """
+    is_same = posted.etag == info.etag or Kind.PLAIN not in (posted.kind, info.kind)
+    return is_same and posted.size == info.size

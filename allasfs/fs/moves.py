@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -130,7 +131,7 @@ class Moves:
             self._orphaned(new)
         moved = self._files.move(old, new)
         if moved is not None:
-            moved.moved(new, stored)
+            moved.moved(new, _followed(info, stored))
         self._pages.forget(old)
         self._pages.forget(new)
 
@@ -151,8 +152,10 @@ class Moves:
         except NotFound:
             log.info("%s/%s was removed by another client meanwhile", bucket, info.key)
         except FsError:
-            self._undo_copy(bucket, copy, new.bucket, replaced)
-            raise
+            if self._is_there(bucket, info.key):
+                self._undo_copy(bucket, copy, new.bucket, replaced)
+                raise
+            # Only the answer was lost: the new name has the only copy now.
         stored = self._settle(bucket, copy, new.bucket)
         large.remove_segments(self._store, freed)
         return stored
@@ -168,6 +171,10 @@ class Moves:
             manifest=is_large,
             content_type=_type_after(info, key),
         )
+        is_newer = not (before.info.same_version(info) if before else stored.etag == info.etag)
+        if is_newer:
+            # Another client replaced the object meanwhile, and its version was copied.
+            stored = self._store.head(new_bucket, key).info
         return _Copy(info, stored, before)
 
     def _settle(self, bucket: str, copy: _Copy, new_bucket: str) -> ObjectInfo:
@@ -179,6 +186,14 @@ class Moves:
         self._listings.stored(new_bucket, stored)
         self._listings.removed(bucket, copy.old)
         return stored
+
+    def _is_there(self, bucket: str, key: str) -> bool:
+        """Whether an old name still stands after its removal failed."""
+        try:
+            self._store.head(bucket, key)
+        except NotFound:
+            return False
+        return True
 
     def _undo_copy(
         self, bucket: str, copy: _Copy, new_bucket: str, replaced: ObjectInfo | None
@@ -305,13 +320,16 @@ class Moves:
                 info = file.info
                 if info is not None:
                     copy = copies.get(info.key)
+                    key = _renamed(info.key, old, new)
                     if copy is None or not copy.old.same_version(info):
-                        # It was stored after the objects were listed.
-                        key = _renamed(info.key, old, new)
-                        copy = self._copy(old.bucket, info, new.bucket, key)
-                        copies[info.key] = copy
-                    info = copy.new
-                    self._attributes.moved((old.bucket, copy.old), (new.bucket, info))
+                        # It was stored after the objects were listed, or is gone.
+                        with suppress(NotFound):
+                            copy = copies[info.key] = self._copy(old.bucket, info, new.bucket, key)
+                    if copy is None:
+                        info = replace(info, key=key)
+                    else:
+                        info = _followed(info, copy.new)
+                        self._attributes.moved((old.bucket, copy.old), (new.bucket, copy.new))
                 self._files.move(file.place, place)
                 file.moved(place, info)
 
@@ -328,8 +346,8 @@ class Moves:
         def settle(copy: _Copy) -> None:
             stored = self._settle(old.bucket, copy, new.bucket)
             file = self._files.at(Place(new.bucket, stored.key))
-            if file is not None and stored is not copy.new:
-                file.moved(file.place, stored)
+            if file is not None and file.info is not None and stored is not copy.new:
+                file.moved(file.place, _followed(file.info, stored))
 
         for copy in copies.values():
             if copy.before is None:
@@ -403,6 +421,14 @@ def _type_after(info: ObjectInfo, key: str) -> str:
 def _origin(old: Place) -> str:
     """Return what a marker keeps of the old name: metadata is shorter than names may be."""
     return hashlib.sha256(f"{old.bucket}/{old.prefix}".encode()).hexdigest()
+
+
+def _followed(info: ObjectInfo, copy: ObjectInfo) -> ObjectInfo:
+    """Return what a file that is open at ``info`` is after the rename.
+
+    When another client's newer version was copied instead, the handles stay at theirs.
+    """
+    return copy if _is_copy(copy, info) else replace(info, key=copy.key)
 
 
 def _is_copy(copy: ObjectInfo, info: ObjectInfo) -> bool:
