@@ -1,6 +1,6 @@
 # `make` alone prints the targets. What a target needs is installed by tools/setup.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-rgw check fix unit bench clean
+.PHONY: help setup setup-test demo test test-rgw check fix unit fuzz bench clean
 
 PYTHON := .venv/bin/python
 
@@ -33,6 +33,12 @@ fix:  ## Format, and mend what the linter can
 
 unit:  ## Run only the tests that need neither Swift nor a mount
 	$(PYTHON) -m pytest tests/unit tests/behaviour -m 'not swift and not rgw and not mount'
+
+# Random runs of each state machine: 5000 take about half an hour on one core.
+RUNS := 5000
+fuzz: setup-test  ## Compare RUNS= random runs of operations with the reference model; new ones each time
+	HYPOTHESIS_PROFILE=long MODEL_FUZZ_RUNS=$(RUNS) $(PYTHON) -m pytest tests/model \
+		-o faulthandler_timeout=0
 
 bench: setup  ## Measure reading, writing and listing beside the raw client
 	$(PYTHON) -m bench.throughput

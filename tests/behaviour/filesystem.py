@@ -165,7 +165,7 @@ class VfsFs:
         if found is None:
             if not flags & os.O_CREAT:
                 raise NotFound(whole)
-            return self.vfs.create(whole, flags, stat.S_IFREG | mode)[0]
+            return self.vfs.create(whole, flags, mode)[0]
         if flags & os.O_CREAT and flags & os.O_EXCL:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), whole)
         if found.is_dir:
@@ -210,7 +210,7 @@ class VfsFs:
         whole = self._walk(path)
         if self._look(whole) is not None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), whole)
-        self.vfs.mkdir(whole, stat.S_IFDIR | mode)
+        self.vfs.mkdir(whole, mode)
 
     def rmdir(self, path: str) -> None:
         whole = self._walk(path)

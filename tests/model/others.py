@@ -1,0 +1,143 @@
+"""What happens to a mount: other clients, and failures of the store."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+from allasfs.errors import FsError, QuotaExceeded, TimedOut, Unavailable
+from allasfs.fs.attrs import SYMLINK_TYPE
+from allasfs.store.api import DIRECTORY_TYPE, Segment
+from tests.fakes.memstore import put_bytes
+from tests.model.account import times
+from tests.model.calls import picks, sizes
+from tests.model.machine import BUCKET, Fault, Machine, Pick, event
+from tests.model.name_calls import Calls, targets
+from tests.model.reference import Kind, Version
+
+PART = 60
+GIVEN_NS = 1_500_000_000_000_000_001
+theirs = picks("file", "file", "free")
+# Versions of the same bytes are told apart by their seconds.
+SAME_S = 2.0
+moments = st.sampled_from([0.0, 0.2, 5.0])
+
+
+class OtherClients(Machine):
+    """Another client stores and removes objects, in each way that is known of one."""
+
+    def noted(self, key: str, kind: Kind | None, content: bytes = b"", *more_ns: int) -> None:
+        """Note what they did."""
+        version = None
+        if kind is not None:
+            mtimes = times(self.clock.ns()) | frozenset(more_ns)
+            version = Version(kind, content, self.new_number(), mtimes)
+        self.names.change(key, version, self.now, is_own=False)
+        self.records = {name: stored.record for name, stored in self.stored().items()}
+        # A version of the mount's, or of theirs, may have had segments.
+        self.may_leave_segments = True
+
+    @rule(name=theirs, size=sizes, after=moments, has_time=st.booleans())
+    @event
+    def they_put(self, name: Pick, size: int, after: float, has_time: bool) -> None:
+        path = self.path(name)
+        self.clock.advance(after if size else SAME_S)
+        data = self.data(size)
+        metadata = {"mtime": "1500000000.000000001"} if has_time else {}
+        put_bytes(self.store, BUCKET, self.key(path), data, metadata=metadata)
+        self.noted(path, Kind.FILE, data, *([GIVEN_NS] if has_time else []))
+
+    @rule(name=theirs, size=sizes, is_static=st.booleans())
+    @event
+    def they_put_segments(self, name: Pick, size: int, is_static: bool) -> None:
+        path = self.path(name)
+        self.clock.advance(SAME_S)
+        data = self.data(size)
+        segments_in = f"{BUCKET}_segments"
+        self.store.create_container(segments_in)
+        top = f"{self.key(path)}/theirs-{self.new_number()}/"
+        parts = []
+        for start in range(0, size, PART):
+            piece = data[start : start + PART]
+            info = put_bytes(self.store, segments_in, f"{top}{start:08d}", piece)
+            parts.append(Segment(segments_in, info.key, info.size, info.etag))
+        if is_static and parts:
+            self.store.put_slo(BUCKET, self.key(path), parts, content_type="a/b")
+        else:
+            self.store.put_dlo(BUCKET, self.key(path), f"{segments_in}/{top}", content_type="a/b")
+        self.noted(path, Kind.FILE, data)
+
+    @rule(name=theirs, leads_to=targets)
+    @event
+    def they_put_a_link(self, name: Pick, leads_to: str) -> None:
+        path = self.path(name)
+        self.clock.advance(SAME_S)
+        content = leads_to.encode()
+        put_bytes(self.store, BUCKET, self.key(path), content, content_type=SYMLINK_TYPE)
+        self.noted(path, Kind.LINK, content)
+
+    @rule(
+        name=theirs,
+        content_type=st.sampled_from([DIRECTORY_TYPE, "application/x-directory"]),
+        slash=st.sampled_from(["/", ""]),
+    )
+    @event
+    def they_put_a_marker(self, name: Pick, content_type: str, slash: str) -> None:
+        path = self.path(name)
+        if not slash and any(self.names.permitted(path, self.now)):
+            # An empty file and a marker differ by their type alone, which COPY does not tell.
+            return
+        self.clock.advance(SAME_S)
+        put_bytes(self.store, BUCKET, self.key(path) + slash, content_type=content_type)
+        self.noted(path + slash, Kind.MARKER)
+
+    @rule(name=theirs, after=moments)
+    @event
+    def they_delete(self, name: Pick, after: float) -> None:
+        path = self.path(name)
+        self.clock.advance(after)
+        for key in (path, f"{path}/"):
+            if key in self.names.now:
+                self.store.delete(BUCKET, self.key(key))
+                self.noted(key, None)
+
+
+FAILURES: list[FsError] = [Unavailable("store", "503"), TimedOut("store", "silent")]
+CHANGES = ["put", "put_slo", "put_dlo", "copy", "delete", "delete_many", "post", "create_container"]
+LOOKS = ["get", "listing", "head", "containers", "head_container", "slo_segments"]
+
+
+class Failures(Machine):
+    """The store fails at the next request of a kind."""
+
+    @rule(
+        method=st.sampled_from([*CHANGES, "put", "copy", "delete", "post"]),
+        error=st.sampled_from(FAILURES),
+        is_done=st.booleans(),
+    )
+    def a_change_fails(self, method: str, error: FsError, is_done: bool) -> None:
+        self.fault = Fault(method, error, is_done)
+
+    @rule(method=st.sampled_from(LOOKS), error=st.sampled_from(FAILURES))
+    def a_look_fails(self, method: str, error: FsError) -> None:
+        self.fault = Fault(method, error)
+
+    @rule()
+    def the_quota_is_reached(self) -> None:
+        self.fault = Fault("put", QuotaExceeded("store", "413"))
+
+
+class Alone(Calls):
+    """Nobody else uses the bucket, and nothing fails: there is one answer to each question."""
+
+
+class Shared(OtherClients, Calls):
+    """Other clients use the bucket, too."""
+
+
+class Failing(Failures, Calls):
+    """The store fails now and then."""
+
+
+class Everything(OtherClients, Failures, Calls):
+    """Other clients, and a store that fails now and then."""

@@ -1,0 +1,197 @@
+"""What the machines found, each as the few calls that show it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from allasfs.config import Config
+from allasfs.errors import FsError, NotFound, Stale, TimedOut
+from allasfs.fs.attrs import SYMLINK_TYPE
+from allasfs.fs.vfs import Vfs
+from allasfs.store.api import DIRECTORY_TYPE
+from tests.behaviour.filesystem import VfsFs, read_file, write_file
+from tests.fakes.clock import FakeClock
+from tests.fakes.memstore import OPENSTACK, RGW, MemStore, get_bytes, put_bytes
+
+TTL_S = 60.0
+
+
+@pytest.fixture(params=[OPENSTACK, RGW], ids=["openstack", "rgw"])
+def store(request: pytest.FixtureRequest, clock: FakeClock) -> MemStore:
+    store = MemStore(clock_ns=clock.ns, capabilities=request.param)
+    store.create_container("bucket")
+    return store
+
+
+@pytest.fixture
+def fs(store: MemStore, clock: FakeClock, tmp_path: Path) -> Iterator[VfsFs]:
+    config = Config(spool_dir=tmp_path / "spool", ttl_s=TTL_S, connections=4)
+    vfs = Vfs(store, config, clock=clock, clock_ns=clock.ns)
+    vfs.start()
+    yield VfsFs(vfs)
+    vfs.close()
+
+
+@pytest.mark.parametrize("content_type", [SYMLINK_TYPE, DIRECTORY_TYPE])
+def test_a_file_does_not_inherit_the_type_of_what_another_client_put_in_its_place(
+    fs: VfsFs, store: MemStore, clock: FakeClock, content_type: str
+) -> None:
+    fd = fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT)
+    fs.fsync(fd)
+    clock.advance(5)
+    put_bytes(store, "bucket", "a", b"b", content_type=content_type)
+    fs.pwrite(fd, b"content", 0)
+    fs.close(fd)
+    assert store.head("bucket", "a").info.content_type == "application/octet-stream"
+    assert stat.S_ISREG(fs.lstat("/bucket/a").mode)
+
+
+def test_a_directory_whose_marker_another_client_removed_can_be_removed(
+    fs: VfsFs, store: MemStore
+) -> None:
+    put_bytes(store, "bucket", "d/", content_type=DIRECTORY_TYPE)
+    put_bytes(store, "bucket", "d", content_type=DIRECTORY_TYPE)
+    assert fs.listdir("/bucket") == ["d"]
+    store.delete("bucket", "d/")
+    fs.rmdir("/bucket/d")
+    assert store.keys("bucket") == []
+    assert fs.listdir("/bucket") == []
+
+
+def test_a_rename_whose_last_answer_is_lost_keeps_the_file(fs: VfsFs, store: MemStore) -> None:
+    write_file(fs, "/bucket/a", b"content")
+    store.fail_next(TimedOut("bucket/a", "silent"), "delete", is_done=True)
+    fs.rename("/bucket/a", "/bucket/b")
+    assert store.keys("bucket") == fs.listdir("/bucket") == ["b"]
+    assert read_file(fs, "/bucket/b") == b"content"
+
+
+def reads(fs: VfsFs, fd: int, offset: int, length: int) -> bytes | type[FsError]:
+    try:
+        return fs.pread(fd, length, offset)
+    except FsError as exc:
+        return type(exc)
+
+
+@pytest.mark.parametrize("change", ["rename", "chmod"])
+def test_an_open_file_stays_at_its_version_when_another_one_is_renamed_or_changed(
+    fs: VfsFs, store: MemStore, clock: FakeClock, change: str
+) -> None:
+    put_bytes(store, "bucket", "a", b"1" * 100)
+    fd = fs.open("/bucket/a", os.O_RDONLY)
+    assert fs.pread(fd, 10, 50) == b"1" * 10
+    clock.advance(5)
+    put_bytes(store, "bucket", "a", b"2" * 100)
+    if change == "rename":
+        fs.rename("/bucket/a", "/bucket/b")
+    else:
+        fs.chmod("/bucket/a", 0o600)
+    assert reads(fs, fd, 80, 10) is Stale
+    fs.close(fd)
+    name = "/bucket/b" if change == "rename" else "/bucket/a"
+    assert read_file(fs, name) == b"2" * 100
+
+
+def test_a_renamed_newer_version_has_its_own_size(
+    fs: VfsFs, store: MemStore, clock: FakeClock
+) -> None:
+    put_bytes(store, "bucket", "a", b"old")
+    assert fs.lstat("/bucket/a").size == 3
+    clock.advance(5)
+    put_bytes(store, "bucket", "a", b"newer")
+    fs.rename("/bucket/a", "/bucket/b")
+    assert fs.lstat("/bucket/b").size == 5
+    assert get_bytes(store, "bucket", "b") == b"newer"
+
+
+def test_an_empty_file_beside_a_directory_of_its_name_is_there_when_that_is_removed(
+    fs: VfsFs, store: MemStore
+) -> None:
+    put_bytes(store, "bucket", "a")
+    put_bytes(store, "bucket", "a/", content_type=DIRECTORY_TYPE)
+    assert fs.lstat("/bucket/a").is_dir
+    fs.rmdir("/bucket/a")
+    assert store.keys("bucket") == fs.listdir("/bucket") == ["a"]
+    assert fs.lstat("/bucket/a").size == 0
+
+
+def test_a_directory_that_another_client_made_is_one_after_its_rename(
+    fs: VfsFs, store: MemStore
+) -> None:
+    put_bytes(store, "bucket", "theirs", content_type=DIRECTORY_TYPE)
+    put_bytes(store, "bucket", "there/", content_type=DIRECTORY_TYPE)
+    fs.rename("/bucket/theirs", "/bucket/new")
+    assert sorted(fs.listdir("/bucket")) == ["new", "there"]
+    assert fs.lstat("/bucket/new").is_dir
+    fs.rename("/bucket/new", "/bucket/there")
+    assert fs.listdir("/bucket") == ["there"]
+    assert fs.lstat("/bucket/there").is_dir
+
+
+@pytest.mark.parametrize("call", ["mkdir", "symlink", "rename", "create"])
+def test_the_name_of_an_empty_file_that_another_client_removed_is_free_once_that_is_found_out(
+    fs: VfsFs, store: MemStore, call: str
+) -> None:
+    put_bytes(store, "bucket", "a")
+    put_bytes(store, "bucket", "other", b"1")
+    assert fs.lstat("/bucket/other").size == 1
+    store.delete("bucket", "a")
+    with pytest.raises(NotFound):
+        fs.lstat("/bucket/a")
+    if call == "mkdir":
+        fs.mkdir("/bucket/a")
+    elif call == "symlink":
+        fs.symlink("target", "/bucket/a")
+    elif call == "rename":
+        fs.rename("/bucket/other", "/bucket/a")
+    else:
+        fs.close(fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+    assert "a" in fs.listdir("/bucket")
+
+
+@pytest.mark.parametrize("is_found_out", [False, True])
+def test_a_changed_open_file_whose_object_another_client_removed_can_be_unlinked(
+    fs: VfsFs, store: MemStore, clock: FakeClock, is_found_out: bool
+) -> None:
+    put_bytes(store, "bucket", "a", b"old")
+    fd = fs.open("/bucket/a", os.O_RDWR | os.O_TRUNC)
+    fs.pwrite(fd, b"mine", 0)
+    store.delete("bucket", "a")
+    if is_found_out:
+        clock.advance(TTL_S)
+    assert fs.lstat("/bucket/a").size == 4
+    fs.unlink("/bucket/a")
+    with pytest.raises(NotFound):
+        fs.lstat("/bucket/a")
+    assert fs.pread(fd, 10, 0) == b"mine"
+    fs.close(fd)
+    assert store.keys("bucket") == []
+
+
+def test_a_directory_with_an_open_file_that_another_client_removed_can_be_renamed(
+    fs: VfsFs, store: MemStore
+) -> None:
+    put_bytes(store, "bucket", "d/a", b"content")
+    put_bytes(store, "bucket", "d/b", b"1")
+    fd = fs.open("/bucket/d/a", os.O_RDONLY)
+    store.delete("bucket", "d/a")
+    fs.rename("/bucket/d", "/bucket/e")
+    assert store.keys("bucket") == ["e/b"]
+    assert fs.listdir("/bucket/e") == ["b"]
+    assert reads(fs, fd, 0, 10) is Stale
+    fs.close(fd)
+
+
+def test_a_new_file_in_whose_place_another_client_makes_a_directory_is_listed_once(
+    fs: VfsFs, store: MemStore, clock: FakeClock
+) -> None:
+    fd = fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT)
+    put_bytes(store, "bucket", "a/b", b"1")
+    clock.advance(TTL_S)
+    assert fs.listdir("/bucket") == ["a"]
+    fs.close(fd)
