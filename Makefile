@@ -36,9 +36,12 @@ unit:  ## Run only the tests that need neither Swift nor a mount
 
 # Random runs of each state machine: 5000 take about half an hour on one core.
 RUNS := 5000
-fuzz: setup-test  ## Compare RUNS= random runs of operations with the reference model; new ones each time
+# Then random system calls on a mount, for so many seconds.
+SECONDS := 600
+fuzz: setup-test  ## Compare RUNS= random runs with the model, SECONDS= of system calls with a directory
 	HYPOTHESIS_PROFILE=long MODEL_FUZZ_RUNS=$(RUNS) $(PYTHON) -m pytest tests/model \
 		-o faulthandler_timeout=0
+	FUZZ=$(SECONDS) $(PYTHON) -m pytest tests/oracle/test_random_calls.py
 
 bench: setup  ## Measure reading, writing and listing beside the raw client
 	$(PYTHON) -m bench.throughput

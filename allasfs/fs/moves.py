@@ -108,7 +108,10 @@ class Moves:
             self._rename_directory(old, new)
         else:
             self._rename_file(old, new, file)
-        self._tree.keep_directory(old.parent)
+
+    def _keep_parent(self, old: Place, new: Place) -> None:
+        if old.parent != new.parent:
+            self._tree.keep_parent(old)
 
     # -- files ------------------------------------------------------------------------------------
 
@@ -126,6 +129,7 @@ class Moves:
         over = self._files.at(new)
         if over is not None:
             over.hold()
+        self._keep_parent(old, new)
         stored = self._move(old.bucket, info, new, replaced)
         if over is not None:
             self._orphaned(new)
@@ -221,6 +225,7 @@ class Moves:
         limits = self._store.capabilities()
         for key in (old.prefix, *(info.key for info in objects)):
             check_key(_renamed(key, old, new), limits)
+        self._keep_parent(old, new)
         mark = None
         if objects:
             mark = self._tree.put_marker(new, metadata={RENAMED_FROM: _origin(old)})

@@ -227,14 +227,18 @@ class Tree:
 
     # -- objects that are names alone -------------------------------------------------------------
 
-    def keep_directory(self, place: Place) -> None:
-        """Store a marker in a directory that lost its last entry: it stays until rmdir."""
-        if self.layout.is_root(place) or not place.key:
+    def keep_parent(self, place: Place) -> None:
+        """Store a marker in a directory that is about to lose its last entry.
+
+        It stays until rmdir then. First the marker: a failure must not take the directory along.
+        """
+        above = place.parent
+        if self.layout.is_root(above) or not above.key:
             return
-        if self._listings.is_empty(place.bucket, place.prefix) and not self._listings.markers(
-            place.bucket, place.prefix
+        if self._listings.is_only(place.bucket, place.key) and not self._listings.markers(
+            above.bucket, above.prefix
         ):
-            self.put_marker(place)
+            self.put_marker(above)
 
     def put_marker(
         self,

@@ -387,6 +387,7 @@ class Vfs:
             info = self._tree.file(place)
             if file is not None:
                 file.hold()
+            self._tree.keep_parent(place)
             large.delete(self._store, place.bucket, info)
         except NotFound:
             # It was gone already. After any other error the store may have it still.
@@ -397,7 +398,6 @@ class Vfs:
         else:
             self._listings.removed(place.bucket, info)
         self._orphaned(place)
-        self._tree.keep_directory(place.parent)
 
     def hide(self, path: str, hidden: str) -> None:
         """Unlink an open file that the kernel wants to call ``hidden`` until it is closed."""
@@ -465,8 +465,12 @@ class Vfs:
             known = self._targets.get((place.bucket, info))
         if known is not None:
             return known
-        with self._store.get(place.bucket, info.key, etag=info.etag) as body:
-            target = os.fsdecode(b"".join(body))
+        try:
+            with self._store.get(place.bucket, info.key, etag=info.etag) as body:
+                target = os.fsdecode(b"".join(body))
+        except (NotFound, Stale):
+            self._listings.outdated(place.bucket, info.key)
+            raise
         with self._lock:
             self._targets[place.bucket, info] = target
         return target
@@ -487,13 +491,13 @@ class Vfs:
         is_empty = self._listings.is_empty(place.bucket, place.prefix)
         if not is_empty or self._files.new_in(place):
             raise DirectoryNotEmpty(path)
+        self._tree.keep_parent(place)
         for marker in self._listings.markers(place.bucket, place.prefix):
             # Another client may have removed it already: what was asked for is so.
             with suppress(NotFound):
                 self._store.delete(place.bucket, marker.key)
             self._listings.removed(place.bucket, marker)
         self._listings.directory_removed(place.bucket, place.prefix)
-        self._tree.keep_directory(place.parent)
 
     def rename(self, path: str, target: str) -> None:
         """Give a file or directory another name; see Moves."""

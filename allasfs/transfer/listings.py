@@ -282,6 +282,14 @@ class Listings:
         with self._lock:
             return not (directory.files or directory.dirs or directory.hidden)
 
+    def is_only(self, bucket: str, key: str) -> bool:
+        """Whether a name is the last one in its directory, also of those that cannot be shown."""
+        prefix, name = _split(key)
+        directory = self.directory(bucket, prefix)
+        with self._lock:
+            names = directory.files.keys() | directory.dirs
+            return names == {name} and not directory.hidden
+
     def directory(self, bucket: str, prefix: str) -> Directory:
         """Return a directory, fetched if it is not known or too old."""
         while True:

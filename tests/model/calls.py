@@ -66,12 +66,15 @@ class FileCalls(Machine):
             target = look.content.decode()
             path = f"{above(path)}/{target}".removeprefix("/")
 
-    def failed(self, outcome: Outcome, *permitted: int) -> bool:
-        """Whether a call failed as it may; then nothing changed. Any other error is wrong."""
+    def failed(self, outcome: Outcome, *permitted: int, path: str = "") -> bool:
+        """Whether a call failed as it may; then nothing changed. Any other error is wrong.
+
+        A directory that was about to lose its last entry, ``path``, may have a marker by now.
+        """
         if outcome.is_ok or outcome.is_fault:
             return False
         assert outcome.errno in permitted, f"{outcome}; permitted {permitted}"
-        self.settle(outcome, {})
+        self.settle(outcome, {}, optional=[f"{above(path)}/"] if above(path) else [])
         return True
 
     def refuses(self, outcome: Outcome, *expected: int) -> None:

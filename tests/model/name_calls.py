@@ -12,7 +12,7 @@ from allasfs.fs.files import OpenFile
 from tests.model.account import attributes_of, times
 from tests.model.calls import FileCalls, Seen, directories, files, free, picks, sizes
 from tests.model.machine import Outcome, Pick, operation
-from tests.model.reference import DIRECTORY, File, Kind, Version
+from tests.model.reference import DIRECTORY, File, Kind, Version, above
 
 # Links lead to names beside them, or nowhere.
 targets = st.sampled_from(["a", "b", "ab", "nowhere"])
@@ -94,7 +94,11 @@ class Calls(FileCalls):
             return
         is_there = path in self.names.now
         held = self.is_held(path)
-        if not isinstance(look, File) and not is_there and self.failed(outcome, errno.ENOENT):
+        if (
+            not isinstance(look, File)
+            and not is_there
+            and self.failed(outcome, errno.ENOENT, path=path)
+        ):
             return
         assert outcome.is_ok or outcome.is_fault, outcome
         expected, optional = self.kept(path, {path: None})
@@ -144,11 +148,13 @@ class Calls(FileCalls):
             if look.needs_store(0, len(look.content)):
                 stale = self.stale(old, look.version)
         if source is None:
-            self.refuses(outcome, errno.ENOENT)
+            if not self.failed(outcome, errno.ENOENT, path=old):
+                assert outcome.is_fault, outcome
+                self.settle(outcome, {}, optional=[f"{above(old)}/"])
             return
         if isinstance(look, File) and self.is_refused(look):
             stale.append(errno.EEXIST)
-        if self.failed(outcome, *stale):
+        if self.failed(outcome, *stale, path=old):
             return
         moved = replace(source, mtimes=self.times_of_copy(source, look))
         if isinstance(look, Version) and look.number != source.number:

@@ -427,6 +427,36 @@ def test_the_last_file_leaves_a_marker_and_others_do_not(fs: VfsFs, store: MemSt
     assert store.keys("bucket") == ["d/"]
 
 
+@pytest.mark.semantics("N5", "R9")
+@pytest.mark.parametrize("how", ["unlink", "rename", "rmdir"])
+def test_a_marker_that_cannot_be_stored_leaves_the_last_entry_where_it_is(
+    fs: VfsFs, store: MemStore, how: str
+) -> None:
+    put_bytes(store, "bucket", "d/e/" if how == "rmdir" else "d/e", b"")
+    fs.listdir("/bucket/d")
+    store.fail_next(Unavailable("bucket", "a fault"), "put")
+    with pytest.raises(Unavailable):
+        {
+            "unlink": lambda: fs.unlink("/bucket/d/e"),
+            "rename": lambda: fs.rename("/bucket/d/e", "/bucket/e"),
+            "rmdir": lambda: fs.rmdir("/bucket/d/e"),
+        }[how]()
+    assert fs.listdir("/bucket/d") == ["e"]
+    assert store.keys("bucket") == ["d/e/" if how == "rmdir" else "d/e"]
+
+
+@pytest.mark.semantics("C29")
+def test_a_link_that_another_client_removed_or_replaced_is_looked_up_anew(
+    fs: VfsFs, store: MemStore
+) -> None:
+    put_bytes(store, "bucket", "link", b"old", content_type=SYMLINK_TYPE)
+    fs.listdir("/bucket")
+    put_bytes(store, "bucket", "link", b"new!", content_type=SYMLINK_TYPE)
+    with pytest.raises(Stale):
+        fs.readlink("/bucket/link")
+    assert fs.readlink("/bucket/link") == "new!"
+
+
 @pytest.mark.semantics("N7", "C24")
 def test_a_directory_with_names_that_cannot_be_shown_is_not_empty(
     fs: VfsFs, store: MemStore, expected_logs: ExpectLog
