@@ -77,6 +77,8 @@ class Config:
     umask: int = 0o022
     # Show the buckets that hold segments of large objects (``*_segments``).
     show_segments: bool = False
+    # List the objects in which CSC's a-commands describe others (``*_ameta``).
+    show_ameta: bool = True
     # Buckets of other projects, which are in no listing, to be shown at the root.
     extra_buckets: tuple[str, ...] = field(default=())
 

@@ -223,6 +223,12 @@ STORE_OPTIONS = (
     Option("segment-size", "segment_size", _SEGMENT, "Size of a segment.", "SIZE"),
     Option("show-segments", "show_segments", yes_or_no, "Show the buckets that hold segments."),
     Option(
+        "show-ameta",
+        "show_ameta",
+        yes_or_no,
+        "List the objects of CSC's a-commands that describe others (*_ameta).",
+    ),
+    Option(
         "extra-bucket",
         "extra_buckets",
         str,

@@ -12,10 +12,19 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from allasfs.config import MIB, Config
-from allasfs.errors import BadHandle, Exists, FileTooBig, FsError, NotFound, Stale
+from allasfs.errors import (
+    BadHandle,
+    Exists,
+    FileTooBig,
+    FsError,
+    NotFound,
+    QuotaExceeded,
+    Stale,
+)
 from allasfs.fs.attrs import Attr, Attributes, Given
 from allasfs.fs.names import Place
 from allasfs.fs.types import content_type
@@ -263,6 +272,10 @@ class OpenFile:
                 return
             try:
                 self._upload()
+            except QuotaExceeded as exc:
+                exc = QuotaExceeded(exc.subject, f"{exc.why}{self._limits()}")
+                self._failure = str(exc)
+                raise exc from None
             except FsError as exc:
                 self._failure = str(exc)
                 if isinstance(exc, (Exists, Stale)):
@@ -294,6 +307,22 @@ class OpenFile:
         self._metadata = None
         services.attributes.remember(place.bucket, info, self._given, metadata)
         services.listings.stored(place.bucket, info)
+
+    def _limits(self) -> str:
+        """Return what the account and the bucket may hold, for the log; empty if nobody tells."""
+        store, told = self._services.store, ""
+        with suppress(FsError):
+            account = store.account()
+            if account.quota_bytes is not None:
+                told += f"; the account has {account.bytes_used} of {account.quota_bytes} bytes"
+        with suppress(FsError):
+            bucket = store.head_container(self.place.bucket)
+            limits = bucket.metadata or {}
+            if "quota-bytes" in limits:
+                told += f"; the bucket has {bucket.bytes_used} of {limits['quota-bytes']} bytes"
+            if "quota-count" in limits:
+                told += f"; the bucket has {bucket.count} of {limits['quota-count']} objects"
+        return told
 
     def _fill(self, spool: SpoolFile) -> None:
         """Fetch what the store alone has of the file."""

@@ -251,6 +251,7 @@ class Metadata:
     def _may_change(self, path: str) -> None:
         if self._config.read_only:
             raise ReadOnly(path)
+        self._tree.may_change(self._tree.place(path))
 
 
 def _has_bytes_of(posted: ObjectInfo, info: ObjectInfo) -> bool:

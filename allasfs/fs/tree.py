@@ -84,6 +84,13 @@ class Tree:
             raise NotFound(place.key)
         return self.resolve(place.bucket, found.file)
 
+    def may_change(self, place: Place) -> None:
+        """Raise AccessDenied in a bucket of another project that may only be read."""
+        if not place.key or self.find(Place(place.bucket, "")) == Found():
+            return
+        if not self._listings.may_write(place.bucket):
+            raise AccessDenied(str(place), "its bucket is another project's and shared for reading")
+
     def attr(self, place: Place) -> Attr:
         """Return the attributes of what is stored at a place; raise NotFound."""
         if not place.key:

@@ -22,6 +22,7 @@ from cachetools import LRUCache
 from allasfs.config import Config
 from allasfs.deadline import within
 from allasfs.errors import (
+    AccessDenied,
     BadArgument,
     BadHandle,
     Corrupt,
@@ -61,6 +62,9 @@ log = logging.getLogger(__name__)
 
 # Targets of symbolic links that are remembered; some 200 bytes each.
 TARGETS = 20_000
+
+# Objects in which CSC's a-commands describe the object of the name before it.
+AMETA_SUFFIX = "_ameta"
 
 
 @dataclass(frozen=True)
@@ -201,17 +205,30 @@ class Vfs:
         self._tree.listed(place.bucket, (info for _, info in files))
         listed = [name for name, _ in files]
         new = self._files.new_in(place)
-        return [*dirs, *listed, *set(new).difference(listed, dirs)]
+        names = [*dirs, *listed, *set(new).difference(listed, dirs)]
+        if self._config.show_ameta:
+            return names
+        return [name for name in names if not name.endswith(AMETA_SUFFIX)]
 
     def statfs(self) -> Usage:
         """Return usage and quota of the account, at most one TTL old, else raise Unavailable."""
         now = self._clock()
         if self._usage is None or now - self._usage[0] >= self._config.ttl_s:
-            self._usage = (now, self._store.account())
+            self._usage = (now, self._used())
         account = self._usage[1]
         quota = account.quota_bytes
         free = None if quota is None else max(0, quota - account.bytes_used)
         return Usage(account.bytes_used, free, account.object_count)
+
+    def _used(self) -> AccountInfo:
+        try:
+            return self._store.account()
+        except AccessDenied:
+            # Of another project's account only the bucket that it shares may be looked at.
+            if not self._config.bucket:
+                raise
+            found = self._store.head_container(self._config.bucket)
+            return AccountInfo(found.bytes_used or 0, found.count or 0, 1)
 
     # -- files ------------------------------------------------------------------------------------
 
@@ -510,6 +527,8 @@ class Vfs:
     def _may_change(self, path: str) -> None:
         if self._config.read_only:
             raise ReadOnly(path)
+        if path:
+            self._tree.may_change(self._tree.place(path))
 
 
 def _without_name(file: OpenFile) -> Attr:

@@ -212,6 +212,13 @@ class Store(Protocol):
         """Return one container with its metadata, also another project's that may be read."""
         ...
 
+    def may_write(self, container: str) -> bool:
+        """Whether objects may be stored in an existing container, which may be another project's.
+
+        Nothing changes: servers are asked to delete an object that nobody has.
+        """
+        ...
+
     def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
         """Change the named metadata of a container; an empty value removes."""
         ...

@@ -11,6 +11,7 @@ import json
 import logging
 import random
 import re
+import secrets
 import threading
 import time
 from collections import Counter
@@ -239,6 +240,17 @@ class SwiftStore:
         return self._understood(
             lambda said: wire.container_info(container, said), headers, container
         )
+
+    def may_write(self, container: str) -> bool:
+        """Whether objects may be stored in an existing container: 404 or 403 to a DELETE."""
+        nobodys = f".allasfs-{secrets.token_hex(16)}"
+        try:
+            self._send(_Request("DELETE", _path(container, nobodys), subject=container))
+        except NotFound:
+            return True
+        except AccessDenied:
+            return False
+        return True
 
     def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
         """Change the named metadata; what is not named stays, an empty value removes."""

@@ -151,6 +151,10 @@ class Listings:
         self._buckets_born: float | None = None
         # Buckets that no listing shows: shared ones (found by name), and names that are not there.
         self._by_name: LRUCache[str, tuple[float, ContainerInfo | None]] = LRUCache(10_000)
+        # Whether those may be written to.
+        self._writable: LRUCache[str, tuple[float, bool]] = LRUCache(10_000)
+        # When the account's listing was refused.
+        self._denied_born: float | None = None
         # The metadata of buckets, which listings do not tell.
         self._metadata: LRUCache[str, tuple[float, Mapping[str, str]]] = LRUCache(10_000)
 
@@ -178,7 +182,7 @@ class Listings:
 
     def bucket(self, name: str) -> ContainerInfo | None:
         """Return a bucket, also one that is shared by another project and in no listing."""
-        if bucket := self.buckets().get(name):
+        if bucket := self._own(name):
             return bucket
         with self._lock:
             born, bucket = self._by_name.get(name, (None, None))
@@ -187,12 +191,47 @@ class Listings:
         born = self._clock()
         try:
             bucket = self._store.head_container(name)
-        except (NotFound, AccessDenied):
+        except NotFound:
+            bucket = None
+        except AccessDenied:
+            if self._is_denied():
+                raise
             # A bucket that may not even be looked at is not there for this user.
             bucket = None
         with self._lock:
             self._by_name[name] = (born, bucket)
         return bucket
+
+    def _own(self, name: str) -> ContainerInfo | None:
+        """Return a bucket that the account's listing shows; of another's account none may show."""
+        if self._is_denied():
+            return None
+        born = self._clock()
+        try:
+            return self.buckets().get(name)
+        except AccessDenied:
+            with self._lock:
+                self._denied_born = born
+            return None
+
+    def _is_denied(self) -> bool:
+        """Whether the account's listing was refused a short while ago."""
+        with self._lock:
+            return self._denied_born is not None and self._is_fresh(self._denied_born)
+
+    def may_write(self, name: str) -> bool:
+        """Whether objects may be stored in a bucket: asked once per TTL of another project's."""
+        if self._own(name) is not None:
+            return True
+        with self._lock:
+            born, may = self._writable.get(name, (None, True))
+        if born is not None and self._is_fresh(born):
+            return may
+        born = self._clock()
+        may = self._store.may_write(name)
+        with self._lock:
+            self._writable[name] = (born, may)
+        return may
 
     def bucket_metadata(self, name: str) -> Mapping[str, str]:
         """Return the metadata of an existing bucket, at most one TTL old."""
@@ -492,6 +531,8 @@ class Listings:
         with self._lock:
             self._dirs.clear()
             self._by_name.clear()
+            self._writable.clear()
+            self._denied_born = None
             self._metadata.clear()
             self._buckets_born = None
 

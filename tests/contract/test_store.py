@@ -227,6 +227,14 @@ def test_a_name_may_have_as_many_bytes_as_the_store_says_and_no_more(
         put_bytes(store, bucket, "a" * (longest + 1), b"1")
 
 
+def test_an_own_container_may_be_written_and_nothing_of_it_changes_by_asking(
+    store: Store, bucket: str
+) -> None:
+    put_bytes(store, bucket, "a")
+    assert store.may_write(bucket)
+    assert [info.key for page in store.listing(bucket) for info in page.objects] == ["a"]
+
+
 def test_an_exclusive_put_replaces_nothing_where_the_server_can_tell(
     store: Store, bucket: str
 ) -> None:

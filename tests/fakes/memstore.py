@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
 
 from allasfs.errors import (
+    AccessDenied,
     BadName,
     Corrupt,
     DirectoryNotEmpty,
@@ -46,6 +47,7 @@ from allasfs.store.api import (
 )
 
 SECOND_NS = 1_000_000_000
+CHANGES = {"put", "put_slo", "put_dlo", "post", "delete", "delete_slo", "delete_many"}
 
 OPENSTACK = Capabilities(
     exact_pages=True, static_large_objects=True, slo_sizes_listed=True, conditional_put=True
@@ -183,6 +185,8 @@ class MemStore:
         self._clock_ns = clock_ns
         self._capabilities = capabilities
         self.quota_bytes = quota_bytes
+        # Containers of another project that may only be read.
+        self.read_only: set[str] = set()
         # Called without the lock before each request is looked at, and before it is answered.
         self.before: Callable[[Call], None] = lambda call: None
         self.after: Callable[[Call], None] = lambda call: None
@@ -543,6 +547,11 @@ class MemStore:
                 stored = replace(stored, data=data, etag=md5_of(data), segments=None, manifest="")
             return self._store(*target, replace(stored, mtime_ns=self._now_ns()))
 
+    def may_write(self, container: str) -> bool:
+        """Whether objects may be stored in a container."""
+        with self._request(Call("may_write", container)):
+            return container not in self.read_only
+
     def delete(self, container: str, key: str) -> None:
         """Delete the object (of a large one: the manifest alone); raise NotFound."""
         with self._request(Call("delete", container, key)):
@@ -577,6 +586,8 @@ class MemStore:
         with self._lock:
             self._calls.append(call)
             fault = next((f for f in self._faults if f.method in ("", call.method)), None)
+            if call.container in self.read_only and call.method in CHANGES:
+                raise AccessDenied(call.container, "403")
             if fault is not None:
                 self._faults.remove(fault)
                 if not fault.is_done and fault.after_bytes is None:

@@ -34,7 +34,7 @@ from allasfs.errors import (
 from allasfs.fs import files
 from allasfs.fs.attrs import SYMLINK_TYPE, Given
 from allasfs.fs.vfs import Vfs
-from allasfs.store.api import DIRECTORY_TYPE, Segment
+from allasfs.store.api import DIRECTORY_TYPE, ContainerInfo, Segment
 from allasfs.transfer import listings as listings_module
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.fakes.clock import START_NS, FakeClock
@@ -368,6 +368,90 @@ def test_a_shared_bucket_opens_by_its_name_or_is_named_to_be_listed(
     fs = mount(extra_buckets=("bucket",))
     assert fs.listdir("/") == ["bucket"]
     assert read_file(fs, "/bucket/a") == b"content"
+
+
+@pytest.mark.semantics("N9")
+def test_a_bucket_that_is_shared_for_reading_refuses_changes_at_open(
+    fs: VfsFs, store: MemStore, monkeypatch: pytest.MonkeyPatch, clock: FakeClock
+) -> None:
+    store.create_container("shared")
+    put_bytes(store, "shared", "d/a", b"theirs")
+    monkeypatch.setattr(store, "containers", list)
+    store.read_only.add("shared")
+    assert read_file(fs, "/shared/d/a") == b"theirs"
+    calls: list[Callable[[], object]] = [
+        lambda: fs.open("/shared/d/a", os.O_RDWR),
+        lambda: fs.open("/shared/d/new", os.O_WRONLY | os.O_CREAT),
+        lambda: fs.truncate("/shared/d/a", 0),
+        lambda: fs.unlink("/shared/d/a"),
+        lambda: fs.rename("/shared/d/a", "/shared/b"),
+        lambda: fs.mkdir("/shared/e"),
+        lambda: fs.rmdir("/shared/d"),
+        lambda: fs.symlink("a", "/shared/d/link"),
+        lambda: fs.chmod("/shared/d/a", 0o600),
+    ]
+    for call in calls:
+        with pytest.raises(AccessDenied):
+            call()
+    assert store.counts()["may_write"] == 1
+    assert store.keys("shared") == ["d/a"]
+    store.read_only.clear()
+    clock.advance(TTL_S)
+    write_file(fs, "/shared/d/a", b"ours")
+    assert get_bytes(store, "shared", "d/a") == b"ours"
+
+
+def refused_account() -> list[ContainerInfo]:
+    raise AccessDenied("the account", "403")
+
+
+@pytest.mark.semantics("N9")
+def test_a_bucket_of_another_project_s_account_is_mounted_though_the_account_is_closed(
+    mount: Mount, store: MemStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_bytes(store, "bucket", "a", b"content")
+    monkeypatch.setattr(store, "containers", refused_account)
+    monkeypatch.setattr(store, "account", refused_account)
+    fs = mount(bucket="bucket")
+    assert fs.listdir("") == ["a"]
+    assert read_file(fs, "a") == b"content"
+    write_file(fs, "b", b"1")
+    assert fs.vfs.statfs().used_bytes == 8
+    whole = mount()
+    with pytest.raises(AccessDenied):
+        whole.listdir("")
+    with pytest.raises(AccessDenied):
+        whole.vfs.statfs()
+    assert whole.listdir("/bucket") == ["a", "b"]
+
+
+@pytest.mark.semantics("N10")
+def test_objects_that_describe_others_can_be_left_out_of_listings(
+    mount: Mount, store: MemStore
+) -> None:
+    for key in ("a", "a_ameta", "d/b_ameta"):
+        put_bytes(store, "bucket", key, b"1")
+    assert sorted(mount().listdir("/bucket")) == ["a", "a_ameta", "d"]
+    fs = mount(show_ameta=False)
+    assert sorted(fs.listdir("/bucket")) == ["a", "d"]
+    assert fs.listdir("/bucket/d") == []
+    assert read_file(fs, "/bucket/a_ameta") == b"1"
+    with pytest.raises(DirectoryNotEmpty):
+        fs.rmdir("/bucket/d")
+
+
+@pytest.mark.semantics("C19")
+def test_an_exceeded_quota_is_told_with_its_limits(
+    fs: VfsFs, store: MemStore, expected_logs: ExpectLog
+) -> None:
+    expected_logs("bucket/a was not stored.*the account has 0 of 5 bytes")
+    expected_logs("the bucket has 0 of 3 bytes; the bucket has 0 of 1 objects")
+    store.quota_bytes = 5
+    store.post_container("bucket", {"quota-bytes": "3", "quota-count": "1"})
+    fd = fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT)
+    fs.pwrite(fd, b"123456", 0)
+    with pytest.raises(QuotaExceeded, match="the account has 0 of 5 bytes"):
+        fs.close(fd)
 
 
 def test_a_bucket_that_may_not_be_looked_at_is_not_there(fs: VfsFs, store: MemStore) -> None:
@@ -1214,7 +1298,7 @@ def test_release_does_not_repeat_what_close_has_told_the_program(
     store.forget_calls()
     with pytest.raises(QuotaExceeded):
         fs.close(fd)
-    assert store.counts() == {"put": 1}
+    assert store.counts()["put"] == 1
 
 
 def test_a_page_has_its_place_in_a_file_that_was_opened_to_append(fs: VfsFs) -> None:
