@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -50,6 +52,15 @@ def hasty_store(hasty: str, gateway: Gateway) -> Iterator[SwiftStore]:
     store = SwiftStore(load(sources), Config(timeout_s=30.0, connections=4))
     yield store
     store.close()
+
+
+def test_the_server_closes_a_connection_on_which_nothing_moves(hasty: str) -> None:
+    with socket.create_connection(("127.0.0.1", urlsplit(hasty).port or 0), timeout=30) as idle:
+        idle.sendall(b"GET /swift/info HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        answer = b""
+        while piece := idle.recv(65536):
+            answer += piece
+    assert b"Keep-Alive" in answer
 
 
 def test_a_connection_that_the_server_closed_is_no_error(
