@@ -24,6 +24,7 @@ def test_the_mount_is_on_the_gateway(project: Path, bucket: str, gateway: Gatewa
     }
 
 
+@pytest.mark.semantics("C26")
 def test_a_directory_of_large_files_is_moved_packed_and_removed(
     large: Path, bucket: str, swift: Connection, tmp_path: Path
 ) -> None:

@@ -156,6 +156,7 @@ def test_sizes_that_no_listing_tells_are_asked_for_once_per_version(
 # -- buckets --------------------------------------------------------------------------------------
 
 
+@pytest.mark.semantics("N8")
 @pytest.mark.parametrize("name", ["ab", ".hidden", "b" * 256])
 def test_a_bucket_name_that_the_server_refuses_is_an_error(
     store: SwiftStore, tmp_path: Path, name: str
@@ -178,6 +179,7 @@ def test_a_bucket_may_have_any_other_name(store: SwiftStore, tmp_path: Path, nam
         assert name not in fs.listdir("/")
 
 
+@pytest.mark.semantics("C24")
 def test_a_bucket_of_another_project_is_refused_and_left_alone(
     store: SwiftStore, other: Raw, bucket: str, tmp_path: Path
 ) -> None:
@@ -197,6 +199,7 @@ def test_a_bucket_of_another_project_is_refused_and_left_alone(
     assert other.names(theirs) == ["file"]
 
 
+@pytest.mark.semantics("N3")
 def test_a_bucket_that_is_shared_is_read_by_its_name_and_not_written(
     store: SwiftStore,
     other: Raw,

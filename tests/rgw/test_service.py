@@ -151,6 +151,7 @@ def test_extended_attributes_are_refused_or_kept_whole(
 # -- quotas ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.semantics("C19")
 def test_a_full_bucket_is_edquot_and_keeps_what_it_has(
     store: SwiftStore, raw: Raw, bucket: str, tmp_path: Path, expected_logs: ExpectedLogs
 ) -> None:
@@ -194,6 +195,7 @@ def test_an_expired_object_is_an_error_though_it_is_listed(
 # -- writers at the same time ---------------------------------------------------------------------
 
 
+@pytest.mark.semantics("C9")
 def test_o_excl_is_by_what_this_mount_knows_and_the_last_writer_wins(
     store: SwiftStore, raw: Raw, bucket: str, tmp_path: Path
 ) -> None:
