@@ -228,9 +228,13 @@ class SwiftStore:
         return self._understood(wire.account_info, headers, "the account")
 
     def containers(self) -> list[ContainerInfo]:
-        """Return all containers of the account."""
+        """Return all containers of the account.
+
+        RGW would look into each for its figures: 0.15 s for 300 empty ones, 4 ms without.
+        """
+        query = {} if self.capabilities().exact_pages else {"stats": "false"}
         pages = self._pages(
-            "", {}, "the account", wire.container_page, last=lambda page: page[-1].name
+            "", query, "the account", wire.container_page, last=lambda page: page[-1].name
         )
         return [container for page in pages for container in page]
 

@@ -155,6 +155,8 @@ class Listings:
         self._writable: LRUCache[str, tuple[float, bool]] = LRUCache(10_000)
         # When the account's listing was refused.
         self._denied_born: float | None = None
+        # Buckets that proved too large for one listing, where the account's tells no figures.
+        self._large: set[str] = set()
         # The metadata of buckets, which listings do not tell.
         self._metadata: LRUCache[str, tuple[float, Mapping[str, str]]] = LRUCache(10_000)
 
@@ -411,7 +413,9 @@ class Listings:
     def _fetch_at(self, born: float, bucket: str, prefix: str) -> Directory:
         with self._lock:
             known = self._buckets.get(bucket)
-        is_large = known is not None and (known.count or 0) > FLAT_OBJECTS
+            is_large = bucket in self._large
+        if known is not None and known.count is not None:
+            is_large = known.count > FLAT_OBJECTS
         if not (is_large and not prefix):
             pages: list[Page] = []
             count = 0
@@ -419,6 +423,8 @@ class Listings:
                 pages.append(page)
                 count += len(page)
                 if count > FLAT_OBJECTS:
+                    with self._lock:
+                        self._large.add(bucket)
                     break
             else:
                 return self._enter(bucket, prefix, pages, born, is_flat=True)

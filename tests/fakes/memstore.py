@@ -266,7 +266,7 @@ class MemStore:
                 self._container_info(name) for name in sorted(self._containers, key=str.encode)
             ]
         if not self._capabilities.exact_pages:
-            return [replace(info, mtime_ns=0) for info in found]
+            return [ContainerInfo(info.name) for info in found]
         return found
 
     def _container_info(self, name: str) -> ContainerInfo:

@@ -156,6 +156,18 @@ def test_sizes_that_no_listing_tells_are_asked_for_once_per_version(
 # -- buckets --------------------------------------------------------------------------------------
 
 
+def test_the_root_is_listed_without_a_look_into_each_bucket(
+    store: SwiftStore, raw: Raw, gateway: Gateway, bucket: str, tmp_path: Path
+) -> None:
+    assert "count" in raw.listed("")[0], "this server tells no figures"
+    gateway.forget_requests()
+    with mounted(store, tmp_path) as fs:
+        assert bucket in fs.listdir("/")
+    asked = {each.query for each in gateway.requests() if each.method == "GET"}
+    assert all("stats=false" in query for query in asked)
+    assert {info.count for info in store.containers()} == {None}
+
+
 @pytest.mark.semantics("N8")
 @pytest.mark.parametrize("name", ["ab", ".hidden", "b" * 256])
 def test_a_bucket_name_that_the_server_refuses_is_an_error(

@@ -131,6 +131,26 @@ def test_a_bucket_that_is_known_to_be_large_is_listed_by_directory(
     assert store.counts() == {"listing": 2}
 
 
+def test_a_bucket_that_proved_large_is_listed_by_directory_from_then_on(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listings_module, "FLAT_OBJECTS", 10)
+    # Its listing of the account tells no figures.
+    store = MemStore(clock_ns=clock.ns, capabilities=replace(RGW, listing_limit=8))
+    store.create_container("bucket")
+    for number in range(20):
+        put_bytes(store, "bucket", f"d{number}/x", b"1")
+    listings = Listings(store, ttl_s=TTL_S, clock=clock)
+    asked = []
+    for _ in range(2):
+        store.forget_calls()
+        assert len(listings.entries("bucket", "")[1]) == 20
+        asked.append(len(store.calls("listing")))
+        clock.advance(TTL_S + 1)
+    # Two pages less: those that showed how large it is.
+    assert asked[1] == asked[0] - 2
+
+
 def test_a_subtree_that_turns_out_to_be_large_is_listed_by_directory(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
