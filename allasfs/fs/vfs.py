@@ -205,10 +205,10 @@ class Vfs:
         self._tree.listed(place.bucket, (info for _, info in files))
         listed = [name for name, _ in files]
         new = self._files.new_in(place)
-        names = [*dirs, *listed, *set(new).difference(listed, dirs)]
+        entries = [*dirs, *listed, *set(new).difference(listed, dirs)]
         if self._config.show_ameta:
-            return names
-        return [name for name in names if not name.endswith(AMETA_SUFFIX)]
+            return entries
+        return [name for name in entries if not name.endswith(AMETA_SUFFIX)]
 
     def statfs(self) -> Usage:
         """Return usage and quota of the account, at most one TTL old, else raise Unavailable."""
