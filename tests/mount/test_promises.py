@@ -13,7 +13,7 @@ from swiftclient.client import Connection
 from allasfs.demo import Cloud
 from tests.conftest import MakeMount
 
-from .support import MIB, listed, refused, stored, succeed, wait_until
+from .support import MIB, listed, mount_command, refused, stored, succeed, wait_until
 
 
 @pytest.mark.semantics("L3")
@@ -98,3 +98,24 @@ def test_mv_of_directories_with_open_files_moves_them_on_the_server(
     assert not any(name.startswith(("old", ".fuse")) for name in listed(swift, bucket))
     succeed("rm", "-r", top / "new")
     wait_until(lambda: listed(swift, bucket) == {}, "nothing is left")
+
+
+@pytest.mark.semantics("N9")
+def test_a_bucket_in_another_project_s_account_is_mounted_for_reading(
+    served: MakeMount, bucket: str, swift: Connection, cloud: Cloud
+) -> None:
+    reader = cloud.add_user("reader", "project_2007777")
+    swift.post_container(bucket, {"X-Container-Read": f"{reader.project_id}:*"})
+    swift.put_object(bucket, "d/file", b"content")
+    options = {"storage_url": cloud.storage_url}
+    top = served(mount_command(bucket, options), reader.environ()).path
+    assert os.listdir(top) == ["d"]
+    assert (top / "d/file").read_bytes() == b"content"
+    assert os.statvfs(top).f_files == 1
+    with refused(errno.EACCES):
+        (top / "d/file").open("r+b")
+    with refused(errno.EACCES):
+        (top / "d/new").open("wb")
+    with refused(errno.EACCES):
+        (top / "d/file").unlink()
+    assert listed(swift, bucket).keys() == {"d/file"}
