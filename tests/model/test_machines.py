@@ -7,6 +7,7 @@ that is tested, not of chance, and the counts below hold everywhere. New ones ar
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from collections.abc import Callable
 
@@ -30,6 +31,8 @@ WARNINGS = (
     "are not shown|left over|was not stored|is a second name|keeps its mark|is a copy of a part"
     "|a part of .* is left|may be left"
 )
+# All but ``explain``, which traces every line: twice the time, and no more is found.
+PHASES = set(hypothesis.Phase) - {hypothesis.Phase.explain}
 # Runs of each machine with random operations: ``make fuzz`` sets it.
 FUZZ_RUNS = int(os.environ.get("MODEL_FUZZ_RUNS", "0"))
 
@@ -42,11 +45,14 @@ def test_a_mount_does_what_the_reference_permits(
 ) -> None:
     if machine is not Alone:
         expected_logs(WARNINGS)
+    # They take long and cannot hang: nothing in them waits.
+    faulthandler.cancel_dump_traceback_later()
     settings = hypothesis.settings(
         max_examples=FUZZ_RUNS or runs,
         derandomize=not FUZZ_RUNS,
         stateful_step_count=STEPS,
         deadline=None,
+        phases=PHASES,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     run_state_machine_as_test(machine, settings=settings)
