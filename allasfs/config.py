@@ -55,6 +55,8 @@ class Config:
     # The segment size in CSC's examples; a file of 1 TiB then has 1024 segments of this size, so
     # larger files get larger segments (store/large.py).
     segment_size: int = GIB
+    # How large objects are stored: "slo", "dlo", or "auto": static where listings tell their size.
+    large_objects: str = "auto"
 
     # Whether attributes of versions that this computer never saw are asked for (one HEAD each), or
     # taken from the listing: the time when the object was stored, the mount's mode and owner.

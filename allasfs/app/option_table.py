@@ -69,6 +69,15 @@ def yes_or_no(text: str) -> bool:
     return word in _TRUE
 
 
+def _one_of(*words: str) -> Parse:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is none of {', '.join(words)}")
+        return text
+
+    return parse
+
+
 def _size_between(low: int, high: int) -> Parse:
     def parse(text: str) -> int:
         value = parse_size(text)
@@ -221,6 +230,15 @@ STORE_OPTIONS = (
         "SIZE",
     ),
     Option("segment-size", "segment_size", _SEGMENT, "Size of a segment.", "SIZE"),
+    Option(
+        "large-objects",
+        "large_objects",
+        _one_of("auto", "slo", "dlo"),
+        "How files in segments are published: by a static (slo) or a dynamic (dlo) manifest; auto"
+        " takes static ones where listings tell their size (OpenStack Swift), else dynamic ones"
+        " (Ceph RGW, Allas).",
+        "KIND",
+    ),
     Option("show-segments", "show_segments", yes_or_no, "Show the buckets that hold segments."),
     Option(
         "show-ameta",

@@ -28,17 +28,19 @@ from allasfs.errors import (
 from allasfs.fs.attrs import Attr, Attributes, Given
 from allasfs.fs.names import Place
 from allasfs.fs.types import content_type
+from allasfs.store import large
 from allasfs.store.api import ObjectInfo, Store
 from allasfs.transfer.blocks import Memory
+from allasfs.transfer.draft import Draft
 from allasfs.transfer.listings import Listings
 from allasfs.transfer.readahead import Window
 from allasfs.transfer.reader import Reader
-from allasfs.transfer.spool import Spool, SpoolFile
+from allasfs.transfer.spool import Spool
 from allasfs.transfer.uploader import Uploader
 
 log = logging.getLogger(__name__)
 
-# What a changed object's untouched parts are fetched by.
+# Zeros are written by this much.
 FILL_BYTES = MIB
 # Up to this much of an open file is fetched before its name is removed, so that its handles can
 # read on. More would take longer than rm may.
@@ -84,7 +86,7 @@ class OpenFile:
         self.lock = threading.RLock()
         self.info = info
         self._reader: Reader | None = None
-        self._spool: SpoolFile | None = None
+        self._spool: Draft | None = None
         self.is_dirty = info is None
         self._exclusive = exclusive
         # Unlinked: the bytes live as long as the handles and go nowhere.
@@ -164,13 +166,11 @@ class OpenFile:
             )
         return self._reader
 
-    def _read_spool(self, spool: SpoolFile, window: Window, offset: int, length: int) -> bytes:
+    def _read_spool(self, spool: Draft, window: Window, offset: int, length: int) -> bytes:
         stop = min(offset + length, spool.size)
         if offset >= stop:
             return b""
-        for start, end in spool.present.missing(offset, stop):
-            spool.fill(start, self._stored(window, start, end))
-        return spool.read(offset, stop)
+        return spool.read(offset, stop, lambda start, end: self._stored(window, start, end))
 
     def _stored(self, window: Window, start: int, stop: int) -> bytes:
         """Return bytes of the stored version; they are there, or it is Stale."""
@@ -255,12 +255,13 @@ class OpenFile:
         self._given = replace(self._given, mtime_ns=self._services.clock_ns())
         self._refresh()
 
-    def _open_spool(self) -> SpoolFile:
+    def _open_spool(self) -> Draft:
         if self._spool is None:
-            spool = self._services.spool.create()
-            if self.info is not None:
-                spool.adopt(self.info.size)
-            self._spool = spool
+            services = self._services
+            file = services.spool.create()
+            self._spool = services.uploader.draft(
+                file, self.place.bucket, self.key, self.info, self.lock
+            )
         return self._spool
 
     # -- the store --------------------------------------------------------------------------------
@@ -286,19 +287,16 @@ class OpenFile:
 
     def _upload(self) -> None:
         services, place = self._services, self.place
-        spool = self._open_spool()
-        self._fill(spool)
         inherited, its_type = self._inherited()
         if self._metadata is not None:
             inherited = self._metadata
         metadata = {**inherited, **self._given.metadata()}
+        window = Window()
         info = services.uploader.upload(
-            place.bucket,
-            self.key,
-            spool,
+            self._open_spool(),
             content_type=its_type,
             metadata=metadata,
-            replaced=self.info,
+            fetch=lambda start, stop: self._stored(window, start, stop),
             exclusive=self._exclusive and self.info is None,
         )
         self.info = info
@@ -324,14 +322,6 @@ class OpenFile:
                 told += f"; the bucket has {bucket.count} of {limits['quota-count']} objects"
         return told
 
-    def _fill(self, spool: SpoolFile) -> None:
-        """Fetch what the store alone has of the file."""
-        window = Window()
-        for start, end in spool.present.missing(0, spool.size):
-            for first in range(start, end, FILL_BYTES):
-                last = min(first + FILL_BYTES, end)
-                spool.fill(first, self._stored(window, first, last))
-
     def _inherited(self) -> tuple[dict[str, str], str]:
         """Return metadata and content type: a changed object keeps its own.
 
@@ -346,7 +336,7 @@ class OpenFile:
             return {}, guessed
         if not head.info.same_version(self.info):
             return {}, guessed
-        return dict(head.metadata), head.info.content_type or guessed
+        return large.without_mark(head.metadata), head.info.content_type or guessed
 
     def moved(self, place: Place, info: ObjectInfo | None) -> None:
         """The file has another name now; ``info`` is its version under that name."""
@@ -358,6 +348,8 @@ class OpenFile:
                     self._given = self._services.attributes.given(place.bucket, info)
                 if self._reader is not None:
                     self._reader.moved(place.bucket, info)
+            if self._spool is not None:
+                self._spool.moved(place.bucket, self.key, self.info)
             self._refresh()
 
     def hold(self) -> None:
@@ -365,14 +357,13 @@ class OpenFile:
         with self.lock:
             if self.info is None:
                 return
-            absent = self.info.size
-            if self._spool is not None:
-                absent = sum(end - start for start, end in self._spool.present.missing(0, absent))
+            absent = self.info.size if self._spool is None else self._spool.absent()
             if absent > HELD_BYTES:
                 log.info("%s is open and large: what is not local ends in ESTALE", self.place)
                 return
+            window, spool = Window(), self._open_spool()
             try:
-                self._fill(self._open_spool())
+                spool.fill(0, spool.size, lambda start, stop: self._stored(window, start, stop))
             except FsError as exc:
                 log.info("%s is open and cannot be read on: %s", self.place, exc)
 
@@ -400,7 +391,7 @@ class OpenFile:
                 spool.discard()
                 return ""
             why = self._failure or "closed without an upload"
-            kept = spool.keep(f"{self.place.bucket}/{self.place.key}", why)
+            kept = spool.keep(why)
             line = f"{self.place.bucket}/{self.place.key} was not stored ({why}): kept in {kept}"
             log.error("%s", line)
             return line

@@ -55,6 +55,7 @@ from allasfs.store import large
 from allasfs.store.api import AccountInfo, ObjectInfo, Store
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.listings import Found, Listings
+from allasfs.transfer.resume import Resume
 from allasfs.transfer.spool import Spool
 from allasfs.transfer.uploader import Uploader
 
@@ -94,22 +95,28 @@ class Vfs:
         self._config = config
         self._clock = clock
         self._pool = ThreadPoolExecutor(config.connections, thread_name_prefix="transfer")
+        # Half of the connections: a large file that goes up does not stop readers.
+        self._uploads = ThreadPoolExecutor(
+            max(1, config.connections // 2), thread_name_prefix="upload"
+        )
         self._files = Files()
+        memory = Memory(config.memory)
         self._database: Database | None = None
         if config.attr_db is not None and config.attr_db_rows:
             self._database = Database(config.attr_db, config.attr_db_rows)
         self._services = Services(
             store=store,
             config=config,
-            memory=Memory(config.memory),
+            memory=memory,
             spool=Spool(Path(config.spool_dir), config.spool_size),
             pool=self._pool,
-            uploader=Uploader(store, self._pool, config),
+            uploader=Uploader(store, self._uploads, config, memory=memory, readers=self._pool),
             listings=Listings(store, ttl_s=config.listing_ttl_s, clock=clock),
             attributes=Attributes(config, self._database, now_ns=clock_ns()),
             clock_ns=clock_ns,
         )
         self._listings = self._services.listings
+        self._resume = Resume(self._services.uploader, self._services.spool, self._listings.stored)
         self._attributes = self._services.attributes
         self._tree = Tree(self._services, Layout(config.bucket, config.prefix))
         self._pages = Pages()
@@ -131,13 +138,15 @@ class Vfs:
         self._usage: tuple[float, AccountInfo] | None = None
 
     def start(self) -> None:
-        """Take the spool folder; raise SpoolUnusable."""
+        """Take the spool folder, and end what a mount before left in it; raise SpoolUnusable."""
         self._services.spool.open()
         if self._database is not None:
             self._database.open(self._store.url(""))
+        self._resume.start()
 
     def close(self) -> list[str]:
         """Upload what is dirty and stop; return a line for each file that was not stored."""
+        self._resume.stop()
         for file in self._files.drain():
             with within(self._config.timeout_s):
                 try:
@@ -148,6 +157,7 @@ class Vfs:
                     # A fault in one file must not cost the others their upload.
                     log.exception("uploading %s/%s", file.place.bucket, file.place.key)
                 self._closed(file)
+        self._uploads.shutdown()
         self._pool.shutdown(cancel_futures=True)
         if self._database is not None:
             self._database.close()
@@ -162,6 +172,7 @@ class Vfs:
             "dirty_files": sum(file.is_dirty for file in files),
             "spool_used": self._services.spool.used,
             "spool_limit": self._config.spool_size,
+            "uploads_to_finish": self._resume.left,
             "memory_in_flight": self._services.memory.in_flight,
             "memory_cached": self._services.memory.cached,
             "memory_limit": self._config.memory,

@@ -1,20 +1,23 @@
-"""Large objects: their segments' names, how they are published, enumerated and removed.
+"""Large objects: their segments' names and sizes, how they are published, enumerated and removed.
 
 Layout (docs/DESIGN.md, "Large objects"): segments of ``bucket/key`` are
-``bucket_segments/key/<time>-<random>/<8 digits>``, each stored by one PUT, and the manifest is
-published last. Static large objects (SLO) are used where listings give their true size, dynamic
-ones (DLO) elsewhere. Old segments are removed only after the new state is published.
+``bucket_segments/key/<time>-<random>/<16 digits>``, each stored by one PUT, and the manifest is
+published last. The digits are the offset in the file. Static large objects (SLO) are used where
+listings give their true size, dynamic ones (DLO) elsewhere. Old segments are removed only after
+the new state is published.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from allasfs.errors import FsError, NotFound, NotSupported
-from allasfs.store.api import Kind, ObjectHead, ObjectInfo, Segment, Store
+from allasfs.store.api import Capabilities, Kind, ObjectHead, ObjectInfo, Segment, Store
 
 log = logging.getLogger(__name__)
 
@@ -24,49 +27,94 @@ LARGE = frozenset({Kind.SLO, Kind.DLO})
 SHARED = "segments-shared"
 # Parts below this cost more in requests than they gain.
 SMALLEST_SEGMENT = 1024 * 1024
+# What a segment's name has behind the file's: "/", time, "-", random, "/", offset, "-", attempt.
+LONGEST_TAIL = 1 + 16 + 1 + 8 + 1 + 16 + 8
+
+
+# Segments double in size after so many of one size, so that the count stays allowed although nobody
+# knows how large a file will be: 12 where the first are large, fewer where they must grow far. With
+# these, 5 TB fit into 1000 segments of at most 5 GiB whatever the first size is (test_large.py).
+MOST_OF_ONE_SIZE = 12
+GROWING = 48
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Where the segments of one upload go and how large they are; the last may be shorter."""
+class Sizes:
+    """How large the segments of a file are, one after another."""
+
+    first: int
+    largest: int
+
+    @property
+    def _count_of_one_size(self) -> int:
+        doublings = max(0, (self.largest - 1) // self.first).bit_length()
+        return max(1, min(MOST_OF_ONE_SIZE, GROWING // max(1, doublings)))
+
+    def of(self, number: int) -> int:
+        """Return the size of a segment that has ``number`` before it."""
+        doubled = min(number // self._count_of_one_size, 64)
+        return min(self.first << doubled, self.largest)
+
+    def total(self, first: int, stop: int) -> int:
+        """Return how much the segments from one number to another hold."""
+        return sum(self.of(number) for number in range(first, stop))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the segments of one upload go."""
 
     container: str
     prefix: str
-    segment_size: int
-    size: int
 
-    def spans(self) -> list[tuple[int, int]]:
-        """Return the half-open spans of the segments, in order."""
-        step = self.segment_size
-        return [(start, min(start + step, self.size)) for start in range(0, self.size, step)]
+    def key(self, start: int, attempt: int = 0) -> str:
+        """Return the name of a segment: names sort in the order of the file.
 
-    def key(self, index: int) -> str:
-        """Return the object name of a segment; names sort in the order of the file."""
-        return f"{self.prefix}{index:08d}"
+        Another ``attempt`` at the same place has a name of its own.
+        """
+        return f"{self.prefix}{start:016d}" + (f"-{attempt}" if attempt else "")
 
 
-def plan(store: Store, bucket: str, key: str, size: int, segment_size: int) -> Plan:
-    """Return the layout of a new large object; segments grow so that their count stays allowed."""
-    limits = store.capabilities()
-    fewest = -(-size // limits.max_segments)
-    step = min(max(segment_size, fewest, SMALLEST_SEGMENT), limits.max_put_bytes)
+def new_layout(store: Store, bucket: str, key: str) -> Layout:
+    """Return a place for segments that no other upload has."""
     unique = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
-    return Plan(bucket + SEGMENTS_SUFFIX, f"{key}/{unique}/", step, size)
+    longest = store.capabilities().max_key_bytes - LONGEST_TAIL
+    if len(key.encode()) > longest:
+        key = hashlib.sha256(key.encode()).hexdigest()
+    return Layout(bucket + SEGMENTS_SUFFIX, f"{key}/{unique}/")
+
+
+def sizes(capabilities: Capabilities, first: int, *, room: int) -> Sizes:
+    """Return the schedule for files that go through a spool of ``room`` bytes.
+
+    A quarter of the room for one segment lets others go up meanwhile; the room for three is enough
+    where segments are of the server's largest size.
+    """
+    most = capabilities.max_put_bytes
+    largest = most if room >= 3 * most else max(1, min(most, room // 4))
+    return Sizes(min(max(first, SMALLEST_SEGMENT), largest), largest)
+
+
+def is_static(capabilities: Capabilities, choice: str) -> bool:
+    """Whether new manifests are static: by choice ("slo", "dlo"), or where that is listed well."""
+    if choice == "auto":
+        return capabilities.static_large_objects and capabilities.slo_sizes_listed
+    return choice == "slo" and capabilities.static_large_objects
 
 
 def publish(
     store: Store,
     bucket: str,
     key: str,
-    layout: Plan,
+    layout: Layout,
     segments: list[Segment],
     *,
+    choice: str,
     content_type: str,
     metadata: dict[str, str],
 ) -> ObjectInfo:
     """Write the manifest over stored segments; return the version it makes."""
-    capabilities = store.capabilities()
-    if capabilities.static_large_objects and capabilities.slo_sizes_listed:
+    if is_static(store.capabilities(), choice):
         return store.put_slo(bucket, key, segments, content_type=content_type, metadata=metadata)
     manifest = f"{layout.container}/{layout.prefix}"
     return store.put_dlo(bucket, key, manifest, content_type=content_type, metadata=metadata)
@@ -86,15 +134,28 @@ def published(store: Store, bucket: str, key: str, segments: list[Segment]) -> O
 def segments_of(store: Store, bucket: str, info: ObjectInfo) -> list[Segment]:
     """Return the segments that a large object has for itself; of any other, none.
 
-    Raises NotSupported. Some clients leave out the slash at the end of a dynamic one's prefix,
-    which then begins other objects' segments, too: only what is below it as a directory counts.
+    Raises NotSupported.
     """
     if info.kind not in LARGE:
         return []
     try:
-        if info.kind is Kind.SLO:
-            return store.slo_segments(bucket, info.key)
-        container, _, prefix = store.head(bucket, info.key).manifest.partition("/")
+        return _segments(store, bucket, store.head(bucket, info.key))
+    except NotFound:
+        return []
+
+
+def _segments(store: Store, bucket: str, head: ObjectHead) -> list[Segment]:
+    """Return the segments of a version; raise NotSupported.
+
+    Some clients leave out the slash at the end of a dynamic one's prefix, which then begins other
+    objects' segments, too: only what is below it as a directory counts.
+    """
+    if head.info.kind not in LARGE:
+        return []
+    try:
+        if head.info.kind is Kind.SLO:
+            return store.slo_segments(bucket, head.info.key)
+        container, _, prefix = head.manifest.partition("/")
         prefix = prefix.rstrip("/")
         if not prefix:
             return []
@@ -120,7 +181,12 @@ def share(store: Store, bucket: str, info: ObjectInfo) -> ObjectHead:
 
 def unmarked(head: ObjectHead) -> ObjectHead:
     """Return the object without the mark that an interrupted rename left."""
-    return replace(head, metadata={k: v for k, v in head.metadata.items() if k != SHARED})
+    return replace(head, metadata=without_mark(head.metadata))
+
+
+def without_mark(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return metadata without the mark: the next version's segments are its own."""
+    return {name: value for name, value in metadata.items() if name != SHARED}
 
 
 def unshare(store: Store, bucket: str, info: ObjectInfo, before: ObjectHead) -> ObjectInfo:
@@ -132,52 +198,111 @@ def unshare(store: Store, bucket: str, info: ObjectInfo, before: ObjectHead) -> 
         return info
 
 
-def _is_shared(store: Store, bucket: str, info: ObjectInfo) -> bool:
+def warn_of_shared(bucket: str, info: ObjectInfo) -> None:
+    """Say that segments stay because of an interrupted rename."""
+    log.warning(
+        "the segments of %s/%s are left over: a rename ended halfway, and another name may "
+        "need them",
+        bucket,
+        info.key,
+    )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the store has at the name of a large object that is changed or replaced."""
+
+    # The version there now; None when there is none.
+    head: ObjectHead | None = None
+    segments: tuple[Segment, ...] = ()
+    # Another name may use the segments, too.
+    is_shared: bool = False
+
+    def is_over(self, info: ObjectInfo) -> bool:
+        """Whether this is the version of ``info``, and the segments are all of it."""
+        if self.head is None or not self.segments:
+            return False
+        now = self.head.info
+        is_same = (now.size, now.etag) == (info.size, info.etag)
+        return is_same and sum(segment.size for segment in self.segments) == info.size
+
+
+def look(store: Store, bucket: str, info: ObjectInfo | None) -> Found:
+    """Return what is at the name of a large object; nothing for any other object.
+
+    Where the server does not tell the segments (RGW, of static large objects) there are none: they
+    are left over when it is replaced, and the log says so.
+    """
+    if info is None or info.kind not in LARGE:
+        return Found()
     try:
-        is_shared = SHARED in store.head(bucket, info.key).metadata
+        head = store.head(bucket, info.key)
     except NotFound:
-        return False
-    if is_shared:
-        log.warning(
-            "the segments of %s/%s are left over: a rename ended halfway, and another name may "
-            "need them",
-            bucket,
-            info.key,
-        )
-    return is_shared
+        return Found()
+    try:
+        return Found(head, tuple(_segments(store, bucket, head)), SHARED in head.metadata)
+    except NotSupported as exc:
+        log.warning("the segments of %s/%s will be left over: %s", bucket, info.key, exc)
+        return Found(head)
 
 
 def own_segments(store: Store, bucket: str, info: ObjectInfo | None) -> list[Segment]:
-    """Return the segments to be removed after an object is replaced.
-
-    Where the server does not tell them (RGW, of static large objects) they are left over, and the
-    log says so.
-    """
-    if info is None or info.kind not in LARGE or _is_shared(store, bucket, info):
+    """Return the segments to be removed after an object is replaced."""
+    found = look(store, bucket, info)
+    if found.is_shared and info is not None:
+        warn_of_shared(bucket, info)
         return []
+    return list(found.segments)
+
+
+def is_at(store: Store, bucket: str, info: ObjectInfo) -> bool:
+    """Whether the name still has this version."""
     try:
-        return segments_of(store, bucket, info)
-    except NotSupported as exc:
-        log.warning("the segments of %s/%s will be left over: %s", bucket, info.key, exc)
-        return []
+        now = store.head(bucket, info.key).info
+    except NotFound:
+        return False
+    return (now.size, now.etag) == (info.size, info.etag)
 
 
-def remove_segments(store: Store, segments: list[Segment]) -> None:
-    """Delete segments that nothing refers to; what cannot be deleted is only waste, and logged."""
+def remove_segments(store: Store, segments: list[Segment]) -> bool:
+    """Delete segments that nothing refers to; return whether all are gone.
+
+    What cannot be deleted is only waste, and logged.
+    """
+    is_done = True
     for container in sorted({segment.container for segment in segments}):
         keys = [segment.key for segment in segments if segment.container == container]
         try:
             store.delete_many(container, keys)
+        except NotFound:
+            log.info("the bucket %s is gone, and the segments in it", container)
         except FsError as exc:
             log.warning("segments of a removed object are left over in %s: %s", container, exc)
+            is_done = False
+    return is_done
+
+
+def remove_all(store: Store, layout: Layout) -> None:
+    """Delete every segment of an upload that was given up; raises as the store does."""
+    try:
+        for page in store.listing(layout.container, prefix=layout.prefix):
+            store.delete_many(layout.container, [part.key for part in page.objects])
+    except NotFound:
+        log.info("the bucket %s is gone, and the segments in it", layout.container)
 
 
 def delete(store: Store, bucket: str, info: ObjectInfo) -> None:
     """Delete an object and, after it, its segments."""
     segments: list[Segment] = []
-    if info.kind in LARGE and not _is_shared(store, bucket, info):
+    if info.kind in LARGE:
         try:
-            segments = segments_of(store, bucket, info)
+            head = store.head(bucket, info.key)
+            if SHARED in head.metadata:
+                warn_of_shared(bucket, info)
+            else:
+                segments = _segments(store, bucket, head)
+        except NotFound:
+            log.debug("%s/%s has gone meanwhile", bucket, info.key)
         except NotSupported:
             store.delete_slo(bucket, info.key)
             return

@@ -21,6 +21,12 @@ class Spans:
         """Number of bytes in all spans."""
         return sum(self._stops) - sum(self._starts)
 
+    def copy(self) -> Spans:
+        """Return the same set, to be changed."""
+        spans = Spans()
+        spans._starts, spans._stops = list(self._starts), list(self._stops)
+        return spans
+
     def add(self, start: int, stop: int) -> None:
         """Put a span in."""
         if start >= stop:
@@ -39,6 +45,21 @@ class Spans:
         del self._starts[keep:], self._stops[keep:]
         if self._stops and self._stops[-1] > size:
             self._stops[-1] = size
+
+    def remove(self, start: int, stop: int) -> None:
+        """Take a span out."""
+        spans = [
+            part
+            for first, last in self
+            for part in ((first, min(last, start)), (max(first, stop), last))
+            if part[0] < part[1]
+        ]
+        self._starts = [first for first, _ in spans]
+        self._stops = [last for _, last in spans]
+
+    def covers(self, start: int, stop: int) -> bool:
+        """Whether all of a span is in the set."""
+        return not self.missing(start, stop)
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Return the parts of a span that are not in the set, in order."""

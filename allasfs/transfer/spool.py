@@ -2,14 +2,17 @@
 
 One mount owns a spool folder (lock). A spool file is sparse: ``present`` says which parts hold
 bytes, written here or fetched from the object that is being changed. The limit is hard: a write
-beyond it is refused with NoSpace before a byte of it is taken.
+beyond it waits while parts of files go up, whose room is given back when it is needed, and else is
+refused with NoSpace before a byte of it is taken.
 
 A file whose upload failed for good is kept as ``<id>.data`` with ``<id>.json`` beside it, which
-says which object it was for and why it is still here.
+says which object it was for and why it is still here. ``<id>.upload`` tells of its segments
+(notes.py).
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -18,16 +21,34 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
-from allasfs.errors import FsError, NoSpace, SpoolUnusable, Unavailable
+from allasfs.deadline import current
+from allasfs.errors import BadHandle, Corrupt, FsError, NoSpace, SpoolUnusable, Unavailable
+from allasfs.transfer.notes import CLOSING, KEPT, SUFFIX, Note
 from allasfs.transfer.spans import Spans
 
 log = logging.getLogger(__name__)
 
 # Bytes read at once for an upload or a checksum.
 CHUNK_BYTES = 256 * 1024
+# A writer that waits for room looks this often whether bytes move.
+LOOK_S = 0.5
+# Where no operation says how long it may take (tests, programs that use a spool alone).
+TIMEOUT_S = 60.0
+PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <linux/falloc.h>
+
+
+class Owner(Protocol):
+    """Someone who has room that may be given back."""
+
+    def give_back(self) -> None:
+        """Give back the room of what the store has."""
+
+    def press(self) -> bool:
+        """Send what there is, be it less than planned; return whether room may come of it."""
 
 
 class Spool:
@@ -38,9 +59,17 @@ class Spool:
         self.folder = folder
         self.limit = limit
         self._lock_fd = -1
-        # Leaf lock.
-        self._lock = threading.Lock()
+        # Leaf lock; notified when room or the hope for it changes.
+        self._lock = threading.Condition()
         self._used = 0  # guarded by _lock
+        # Segments on their way up, whose room is given back when they are there; guarded by _lock.
+        self._sending = 0
+        # Grows while their bytes move; guarded by _lock.
+        self._moves = 0
+        # Who has room to give back; guarded by _lock.
+        self._owners: list[Owner] = []
+        # All who have room; guarded by _lock.
+        self._all: list[Owner] = []
 
     def open(self) -> None:
         """Make the folder (0700) and own it; raise SpoolUnusable."""
@@ -61,8 +90,10 @@ class Spool:
             raise SpoolUnusable(f"{self.folder}: the spool is in use by another mount") from exc
         except OSError as exc:
             raise SpoolUnusable(f"{self.folder}: the spool cannot be used: {exc.strerror}") from exc
+        for left in self.folder.glob("*.new"):
+            left.unlink()
         for left in self.folder.glob("*.data"):
-            if not left.with_suffix(".json").exists():
+            if not left.with_suffix(".json").exists() and not self._is_owed(left):
                 # Written by a process that died before anything of it was acknowledged.
                 left.unlink()
         for kept in self.kept():
@@ -73,6 +104,20 @@ class Spool:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+    @staticmethod
+    def _is_owed(data: Path) -> bool:
+        """Whether the upload of a file had begun that the program waited for."""
+        note = data.with_suffix(SUFFIX)
+        try:
+            return note.exists() and Note.load(note).state in (CLOSING, KEPT)
+        except Corrupt as exc:
+            log.warning("%s", exc)
+            return True
+
+    def notes(self) -> list[Path]:
+        """Return the notes of uploads that have not ended."""
+        return sorted(self.folder.glob(f"*{SUFFIX}"))
 
     @property
     def used(self) -> int:
@@ -87,6 +132,8 @@ class Spool:
             try:
                 entry = json.loads(note.read_text())
                 what = f"{entry['object']}: {entry['why']}"
+                if segments := entry.get("segments"):
+                    what += f"; a part of it is in the store, in {segments}"
             except (OSError, ValueError, KeyError, TypeError):
                 what = "an object that is not known: its note cannot be read"
             lines.append(f"{note.with_suffix('.data')} for {what}")
@@ -104,35 +151,130 @@ class Spool:
         except OSError as exc:
             raise disk_error(str(path), exc) from exc
 
-    def reserve(self, count: int) -> None:
-        """Take bytes of the limit; raise NoSpace."""
+    def adopt(self, note: Path, size: int, present: Spans) -> SpoolFile:
+        """Return the spool file that a note of another mount is about; raise Unavailable."""
+        path = note.with_suffix(".data")
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as exc:
+            raise disk_error(str(path), exc) from exc
         with self._lock:
-            if self._used + count > self.limit:
-                raise NoSpace(
-                    str(self.folder),
-                    f"the spool's limit of {self.limit} bytes is reached: "
-                    "close files, or mount with a larger spool-size",
-                )
-            self._used += count
+            # It is there, whatever the limit says.
+            self._used += present.total
+        return SpoolFile(self, path, fd, size, present)
+
+    # -- room -------------------------------------------------------------------------------------
+
+    def reserve(self, count: int, *, wait: bool = True) -> None:
+        """Take bytes of the limit; raise NoSpace.
+
+        Waits, with the operation's deadline, while segments go up whose room will be free.
+        """
+        deadline = current(TIMEOUT_S)
+        is_last_look = False
+        while True:
+            with self._lock:
+                is_half_full = self._used + count > self.limit // 2
+                owners = self._owners if is_half_full else []
+                if owners:
+                    self._owners = []
+            for owner in owners:
+                owner.give_back()
+            with self._lock:
+                if self._used + count <= self.limit:
+                    self._used += count
+                    return
+                everybody = list(self._all) if is_last_look else []
+                if not wait or not deadline.left():
+                    raise self._full()
+            if is_last_look and not any(owner.press() for owner in everybody):
+                raise self._full()
+            with self._lock:
+                # What ended a moment ago may have room to give back.
+                is_last_look = not self._sending and not self._owners
+                if self._sending and not self._owners:
+                    moves = self._moves
+                    self._lock.wait(min(LOOK_S, deadline.left()))
+                    if moves != self._moves:
+                        deadline.progress()
+
+    def _full(self) -> NoSpace:
+        return NoSpace(
+            str(self.folder),
+            f"the spool's limit of {self.limit} bytes is reached: "
+            "close files, or mount with a larger spool-size",
+        )
+
+    def join(self, owner: Owner) -> None:
+        """Remember someone who has room."""
+        with self._lock:
+            self._all.append(owner)
+
+    def quit(self, owner: Owner) -> None:
+        """Forget someone who has none any more."""
+        with self._lock:
+            self._all = [each for each in self._all if each is not owner]
+            self._owners = [each for each in self._owners if each is not owner]
 
     def release(self, count: int) -> None:
         """Give bytes of the limit back."""
         with self._lock:
             self._used -= count
+            self._lock.notify_all()
+
+    def began(self) -> None:
+        """A segment is on its way up."""
+        with self._lock:
+            self._sending += 1
+
+    def moved(self) -> None:
+        """Bytes of a segment were sent."""
+        with self._lock:
+            self._moves += 1
+
+    @property
+    def moves(self) -> int:
+        """A number that grows while bytes of segments move."""
+        with self._lock:
+            return self._moves
+
+    def ended(self, owner: Owner) -> None:
+        """A segment is there, or failed: its owner may have room to give back."""
+        with self._lock:
+            self._sending -= 1
+            if owner not in self._owners:
+                self._owners.append(owner)
+            self._lock.notify_all()
 
 
 class SpoolFile:
-    """One file's bytes on the local disk. Not thread-safe: its open file's lock guards it."""
+    """One file's bytes on the local disk.
 
-    def __init__(self, spool: Spool, path: Path, fd: int) -> None:
-        self._spool = spool
+    Its open file's lock guards it against two changes at a time; meanwhile other threads may read
+    parts of it for an upload, and give parts back that are not changed.
+    """
+
+    def __init__(
+        self, spool: Spool, path: Path, fd: int, size: int = 0, present: Spans | None = None
+    ) -> None:
+        self.spool = spool
         self.path = path
-        self._fd = fd
-        self.size = 0
-        # Parts whose content is here; of a changed object the rest is still in the store only.
-        self.present = Spans()
+        # Set when nobody wants its bytes any more: uploads that read them end.
+        self.is_cut_off = False
+        # Leaf lock for all below, held across calls on the local disk.
+        self._lock = threading.Lock()
+        self._fd = fd  # -1 when it is closed
+        self.size = size
+        # Parts whose content is here; of a changed object the rest is in the store only.
+        self.present = present or Spans()
         # Parts that take room on the disk: what is present, without the holes.
         self._held = Spans()
+        for span in self.present:
+            self._held.add(*span)
+        # Parts that are not as in the stored version: written, or zeros behind an older end.
+        self.changed = Spans()
+        # Parts that were written, with the gaps that writes behind the end left.
+        self.written = Spans()
         # MD5 of the first _hashed bytes, as long as the file is written in order.
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._hashed = 0
@@ -141,86 +283,145 @@ class SpoolFile:
         """Write all of ``data``, or nothing and raise NoSpace."""
         if not data:
             return
+        stop = offset + len(data)
         self._put(offset, data)
-        if offset > self.size:
-            self.present.add(self.size, offset)
-        self.size = max(self.size, offset + len(data))
+        with self._lock:
+            if offset > self.size:
+                self.present.add(self.size, offset)
+            self.changed.add(min(offset, self.size), stop)
+            self.written.add(min(offset, self.size), stop)
+            self.size = max(self.size, stop)
 
     def adopt(self, size: int) -> None:
         """Become the local side of an object of ``size`` bytes, none of which is here yet."""
         self.size = size
 
-    def fill(self, offset: int, data: bytes) -> None:
+    def fill(self, offset: int, data: bytes, *, wait: bool = True) -> None:
         """Take bytes of the object that is being changed into a gap."""
-        self._put(offset, data)
+        self._put(offset, data, wait=wait)
 
-    def _put(self, offset: int, data: bytes) -> None:
+    def _put(self, offset: int, data: bytes, *, wait: bool = True) -> None:
         stop = offset + len(data)
-        growth = sum(end - start for start, end in self._held.missing(offset, stop))
-        self._spool.reserve(growth)
-        try:
-            view = memoryview(data)
-            position = offset
-            while view:
-                written = os.pwrite(self._fd, view, position)
-                view, position = view[written:], position + written
-        except OSError as exc:
-            self._spool.release(growth)
-            # A part of the bytes may be there: not behind the end, where a gap must be zeros.
-            self._restart_md5()
-            os.ftruncate(self._fd, self.size)
-            raise disk_error(str(self.path), exc) from exc
-        self._held.add(offset, stop)
-        self.present.add(offset, stop)
-        if offset == self._hashed:
-            self._md5.update(data)
-            self._hashed = stop
-        elif offset < self._hashed:
-            self._restart_md5()
+        with self._lock:
+            growth = sum(end - start for start, end in self._held.missing(offset, stop))
+        self.spool.reserve(growth, wait=wait)
+        with self._lock:
+            try:
+                view = memoryview(data)
+                position = offset
+                while view:
+                    written = os.pwrite(self._fd, view, position)
+                    view, position = view[written:], position + written
+            except OSError as exc:
+                self.spool.release(growth)
+                # A part of the bytes may be there: not behind the end, where a gap must be zeros.
+                self._restart_md5()
+                os.ftruncate(self._fd, self.size)
+                raise disk_error(str(self.path), exc) from exc
+            self._held.add(offset, stop)
+            self.present.add(offset, stop)
+            if offset == self._hashed:
+                self._md5.update(data)
+                self._hashed = stop
+            elif offset < self._hashed:
+                self._restart_md5()
 
     def _restart_md5(self) -> None:
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._hashed = 0
 
     def read(self, start: int, stop: int) -> bytes:
-        """Return the bytes of a span; holes are zeros."""
+        """Return the bytes of a span; holes are zeros. Raises BadHandle after its end."""
+        with self._lock:
+            return self._read(start, stop)
+
+    def _read(self, start: int, stop: int) -> bytes:
+        if self._fd < 0:
+            raise BadHandle(str(self.path), "nobody wants this file any more")
         try:
             data = os.pread(self._fd, stop - start, start)
         except OSError as exc:
             raise disk_error(str(self.path), exc) from exc
         return data + bytes(stop - start - len(data))
 
-    def truncate(self, size: int) -> None:
-        """Set the size; what is cut off is gone, what is added reads as zeros."""
+    def pieces(self, start: int, stop: int) -> list[tuple[int, int, bytes | None]]:
+        """Return a span in pieces: ``(start, stop, bytes)``, None for what is not here."""
+        with self._lock:
+            found: list[tuple[int, int, bytes | None]] = []
+            for first, last in [*self.present.missing(start, stop), (stop, stop)]:
+                if start < first:
+                    found.append((start, first, self._read(start, first)))
+                if first < last:
+                    found.append((first, last, None))
+                start = last
+            return found
+
+    def local(self) -> Spans:
+        """Return a copy of what is present."""
+        with self._lock:
+            return self.present.copy()
+
+    def settled(self) -> None:
+        """The stored version is as the file is now."""
+        self.changed, self.written = Spans(), Spans()
+
+    def punch(self, start: int, stop: int) -> bool:
+        """Give back the room of a span, whose bytes are gone then; False where that cannot be."""
+        with self._lock:
+            if self._fd < 0 or not punch_hole(self._fd, start, stop - start):
+                return False
+            self.present.remove(start, stop)
+            held = self._held.total
+            self._held.remove(start, stop)
+            count = held - self._held.total
+        self.spool.release(count)
+        return True
+
+    def sync(self) -> None:
+        """Return when the disk has the bytes; raise NoSpace, Unavailable."""
         try:
-            os.ftruncate(self._fd, min(size, self.size))
-            os.ftruncate(self._fd, size)
+            os.fdatasync(self._fd)
         except OSError as exc:
             raise disk_error(str(self.path), exc) from exc
-        if size > self.size:
-            self.present.add(self.size, size)
-        self.present.cut(size)
-        held = self._held.total
-        self._held.cut(size)
-        self._spool.release(held - self._held.total)
-        self.size = size
-        if self._hashed > size:
-            self._restart_md5()
+
+    def truncate(self, size: int) -> None:
+        """Set the size; what is cut off is gone, what is added reads as zeros."""
+        with self._lock:
+            try:
+                os.ftruncate(self._fd, min(size, self.size))
+                os.ftruncate(self._fd, size)
+            except OSError as exc:
+                raise disk_error(str(self.path), exc) from exc
+            if size > self.size:
+                self.present.add(self.size, size)
+                self.changed.add(self.size, size)
+            for spans in (self.present, self.changed, self.written):
+                spans.cut(size)
+            held = self._held.total
+            self._held.cut(size)
+            count = held - self._held.total
+            self.size = size
+            if self._hashed > size:
+                self._restart_md5()
+        self.spool.release(count)
 
     def allocate(self, start: int, stop: int) -> None:
         """Take room for a span on the disk, and be at least so long; raise NoSpace."""
-        growth = sum(end - begin for begin, end in self._held.missing(start, stop))
-        self._spool.reserve(growth)
-        try:
-            os.posix_fallocate(self._fd, start, stop - start)
-        except OSError as exc:
-            self._spool.release(growth)
-            os.ftruncate(self._fd, self.size)
-            raise disk_error(str(self.path), exc) from exc
-        self._held.add(start, stop)
-        if stop > self.size:
-            self.present.add(self.size, stop)
-            self.size = stop
+        with self._lock:
+            growth = sum(end - begin for begin, end in self._held.missing(start, stop))
+        self.spool.reserve(growth)
+        with self._lock:
+            try:
+                os.posix_fallocate(self._fd, start, stop - start)
+            except OSError as exc:
+                self.spool.release(growth)
+                os.ftruncate(self._fd, self.size)
+                raise disk_error(str(self.path), exc) from exc
+            self._held.add(start, stop)
+            if stop > self.size:
+                self.present.add(self.size, stop)
+                self.changed.add(self.size, stop)
+                self.size = stop
 
     def md5(self) -> str:
         """Return the MD5 of the whole file (hex); reads only what was not hashed while written."""
@@ -229,9 +430,9 @@ class SpoolFile:
             self._hashed += len(chunk)
         return self._md5.hexdigest()
 
-    def part(self, start: int, stop: int) -> SpoolPart:
-        """Return a span of the file as a source of bytes for an upload."""
-        return SpoolPart(self, start, stop)
+    def part(self, start: int, stop: int, moved: Callable[[], None] = lambda: None) -> SpoolPart:
+        """Return a span of the file as a source of bytes; ``moved`` is called as they go."""
+        return SpoolPart(self, start, stop, moved)
 
     def _chunks(self, start: int, stop: int) -> Iterator[bytes]:
         while start < stop:
@@ -239,15 +440,32 @@ class SpoolFile:
             start += len(chunk)
             yield chunk
 
+    def close(self) -> None:
+        """Let uploads that read from it end."""
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def leave(self) -> None:
+        """Leave the file where it is."""
+        self.close()
+        self.spool.release(self._held.total)
+
     def discard(self) -> None:
         """Remove the file: the store has its bytes, or nobody wants them."""
-        os.close(self._fd)
+        self.close()
         self.path.unlink()
-        self._spool.release(self._held.total)
+        self.spool.release(self._held.total)
 
-    def keep(self, subject: str, why: str) -> Path:
-        """Keep the bytes of a failed upload across the end of the program; return where."""
+    def keep(self, subject: str, why: str, segments: str = "") -> Path:
+        """Keep the bytes of a failed upload across the end of the program; return where.
+
+        ``segments`` says where those are that were given back.
+        """
         note = {"object": subject, "size": self.size, "why": why}
+        if segments:
+            note["segments"] = segments
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             with open(os.open(self.path.with_suffix(".json"), flags, 0o600), "w") as file:
@@ -257,17 +475,18 @@ class SpoolFile:
             # Data without a note would be removed at the next start; a name needs no space.
             log.warning("%s: %s", self.path, disk_error(subject, exc))
             self.path = self.path.rename(self.path.with_suffix(".kept"))
-        os.close(self._fd)
+        self.close()
         return self.path
 
 
 class SpoolPart:
     """A span of a spool file, as a ``Source`` for the store."""
 
-    def __init__(self, file: SpoolFile, start: int, stop: int) -> None:
+    def __init__(self, file: SpoolFile, start: int, stop: int, moved: Callable[[], None]) -> None:
         self._file = file
         self._start = start
         self._stop = stop
+        self._moved = moved
 
     @property
     def size(self) -> int:
@@ -276,14 +495,30 @@ class SpoolPart:
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the bytes from the start."""
-        return self._file._chunks(self._start, self._stop)
+        for chunk in self._file._chunks(self._start, self._stop):
+            if self._file.is_cut_off:
+                raise BadHandle(str(self._file.path), "nobody wants this file any more")
+            yield chunk
+            self._moved()
 
     def md5(self) -> str:
         """Return the MD5 of the span (hex)."""
         digest = hashlib.md5(usedforsecurity=False)
-        for chunk in self.chunks():
+        for chunk in self._file._chunks(self._start, self._stop):
             digest.update(chunk)
         return digest.hexdigest()
+
+
+def punch_hole(fd: int, start: int, length: int) -> bool:
+    """Free the disk's room of a span; return False where the file system cannot."""
+    call = ctypes.CDLL(None, use_errno=True).fallocate64
+    call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    while call(fd, PUNCH_HOLE, start, length) != 0:
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            log.info("the spool's disk cannot give back a part of a file: %s", os.strerror(number))
+            return False
+    return True
 
 
 def disk_error(subject: str, exc: OSError) -> FsError:

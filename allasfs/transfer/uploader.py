@@ -1,130 +1,232 @@
-"""Uploader: a spool file becomes an object, by one PUT or by parallel segments and a manifest."""
+"""Uploader: a draft becomes an object, by one PUT or by parallel segments and a manifest."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from concurrent.futures import Executor, wait
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
 
 from allasfs.config import Config
-from allasfs.deadline import current, within
-from allasfs.errors import AccessDenied, Exists, FileTooBig, FsError, NotFound, Unavailable
+from allasfs.errors import Exists, FsError, NotFound, Stale, Unavailable
 from allasfs.store import large
 from allasfs.store.api import ObjectInfo, Segment, Store
-from allasfs.transfer.spool import SpoolFile, SpoolPart
+from allasfs.transfer.blocks import Memory
+from allasfs.transfer.draft import Draft, Fetch, Guard
+from allasfs.transfer.parts import Task
+from allasfs.transfer.sending import Sending
+from allasfs.transfer.spool import SpoolFile
 
 log = logging.getLogger(__name__)
 
 
-class Uploader:
-    """Sends spool files to the store. The caller guards the file against changes meanwhile."""
+def nothing(start: int, stop: int) -> bytes:
+    """Fetch for a draft that changes no stored version."""
+    raise Stale("", f"nothing is stored of bytes {start} to {stop}")
 
-    def __init__(self, store: Store, pool: Executor, config: Config) -> None:
+
+class Uploader:
+    """Makes drafts and sends them to the store. The caller guards a draft against changes."""
+
+    def __init__(
+        self,
+        store: Store,
+        pool: Executor,
+        config: Config,
+        *,
+        memory: Memory | None = None,
+        readers: Executor | None = None,
+    ) -> None:
+        """See ``Sending``."""
         self._store = store
-        self._pool = pool
-        self._config = config
+        self.sending = Sending(store, pool, config, memory=memory, readers=readers)
+
+    def draft(
+        self,
+        file: SpoolFile,
+        bucket: str,
+        key: str,
+        base: ObjectInfo | None = None,
+        guard: Guard | None = None,
+    ) -> Draft:
+        """Return the next version of an object, which has the content of ``base`` so far.
+
+        ``guard`` is the lock that its callers hold.
+        """
+        return Draft(self.sending, file, bucket, key, base, guard or threading.RLock())
 
     def upload(
         self,
-        bucket: str,
-        key: str,
-        file: SpoolFile,
+        draft: Draft,
         *,
         content_type: str,
         metadata: Mapping[str, str],
-        replaced: ObjectInfo | None = None,
+        fetch: Fetch = nothing,
         exclusive: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> ObjectInfo:
-        """Store the whole file under the name and return the version that it makes.
+        """Store the draft under its name and return the version that it makes.
 
-        The segments of a large object that is ``replaced`` are removed after the new one stands.
-        With ``exclusive`` nothing is replaced (``Store.put``): raises Exists.
+        ``fetch`` gives bytes of the stored version. The segments of a large object that it replaces
+        are removed after the new version stands. With ``exclusive`` nothing is replaced: raises
+        Exists. ``check`` may raise before the new version is published.
         """
-        old = large.own_segments(self._store, bucket, replaced)
-        if file.size <= self._config.segment_threshold:
-            source = file.part(0, file.size)
-            info = self._store.put(
-                bucket,
-                key,
-                source,
-                md5=file.md5(),
-                content_type=content_type,
-                metadata=metadata,
-                exclusive=exclusive,
-            )
-        else:
-            info = self._segmented(bucket, key, file, content_type, metadata)
-        large.remove_segments(self._store, old)
+        metadata = large.without_mark(metadata)
+        draft.settle()
+        found = large.look(self._store, draft.bucket, draft.base)
+        if draft.is_large:
+            return self._segmented(draft, found, content_type, metadata, fetch, exclusive, check)
+        draft.fill(0, draft.size, fetch)
+        check()
+        info = self._store.put(
+            draft.bucket,
+            draft.key,
+            draft.file.part(0, draft.size),
+            md5=draft.file.md5(),
+            content_type=content_type,
+            metadata=metadata,
+            exclusive=exclusive,
+        )
+        self._remove_old(draft, info, found, [])
+        draft.forget_sent()
+        draft.stored(info, [])
         return info
 
     def _segmented(
-        self, bucket: str, key: str, file: SpoolFile, content_type: str, metadata: Mapping[str, str]
+        self,
+        draft: Draft,
+        found: large.Found,
+        content_type: str,
+        metadata: Mapping[str, str],
+        fetch: Fetch,
+        exclusive: bool,
+        check: Callable[[], None],
     ) -> ObjectInfo:
-        layout = large.plan(self._store, bucket, key, file.size, self._config.segment_size)
-        self._make_container(layout.container)
-        jobs = [
-            self._pool.submit(self._send, layout, index, file.part(*span))
-            for index, span in enumerate(layout.spans())
-        ]
-        wait(jobs)
-        # What their threads moved is the progress of this operation.
-        current(self._config.timeout_s).progress()
-        failed = [error for job in jobs if (error := job.exception()) is not None]
-        stored = [job.result() for job in jobs if job.exception() is None]
-        if failed:
-            large.remove_segments(self._store, stored)
-            raise failed[0]
+        draft.know_base(found)
+        plan = draft.plan()
+        self._check_kept(draft, found, plan)
+        old = [] if found.is_shared else list(found.segments)
+        try:
+            draft.closing(content_type, metadata, old, exclusive=exclusive)
+            segments = self._send(draft, plan, found, fetch)
+            draft.sweep(segments)
+            check()
+            info = self._publish(draft, segments, content_type, metadata, exclusive)
+        except FsError:
+            draft.failed()
+            raise
+        draft.published(segments)
+        self._remove_old(draft, info, found, segments)
+        draft.stored(info, segments)
+        return info
+
+    @staticmethod
+    def _check_kept(draft: Draft, found: large.Found, plan: list[Task]) -> None:
+        """Raise Stale when the version whose segments shall stay is not there any more."""
+        base = draft.base
+        keeps = any(task.part is not None and not task.part.is_own for task in plan)
+        if base is not None and keeps and base.kind in large.LARGE and not found.is_over(base):
+            raise Stale(f"{draft.bucket}/{draft.key}", "replaced by another client meanwhile")
+
+    def _send(
+        self, draft: Draft, plan: list[Task], found: large.Found, fetch: Fetch
+    ) -> list[Segment]:
+        """Send and copy what the plan says; return the new version's segments."""
+        jobs: list[Segment | Future[Segment]] = []
+        must_copy = found.is_shared or not self.sending.is_static
+        try:
+            for task in plan:
+                part = task.part
+                if part is None:
+                    draft.fill(task.start, task.stop, fetch)
+                    jobs.append(draft.send(task.start, task.stop))
+                elif part.segment is None or part.is_own or part.copied is not None:
+                    jobs.append(part.copied or self._of(part.segment))
+                elif must_copy or part.segment.container == draft.bucket:
+                    jobs.append(draft.copy(part))
+                else:
+                    jobs.append(part.segment)
+        finally:
+            draft.settle()
+        return [job if isinstance(job, Segment) else job.result() for job in jobs]
+
+    @staticmethod
+    def _of(segment: Segment | None) -> Segment:
+        if segment is None:
+            raise Stale("", "a part of the file has no segment")
+        return segment
+
+    def _publish(
+        self,
+        draft: Draft,
+        segments: list[Segment],
+        content_type: str,
+        metadata: Mapping[str, str],
+        exclusive: bool,
+    ) -> ObjectInfo:
+        bucket, key = draft.bucket, draft.key
+        if exclusive and self._store.capabilities().conditional_put:
+            self._must_be_free(bucket, key)
         try:
             return large.publish(
                 self._store,
                 bucket,
                 key,
-                layout,
-                stored,
+                draft.begin(),
+                segments,
+                choice=self.sending.config.large_objects,
                 content_type=content_type,
                 metadata=dict(metadata),
             )
         except Unavailable as exc:
             # The answer is lost, perhaps not the manifest.
-            info = self._published(bucket, key, stored, exc)
-            if info is not None:
-                return info
-            large.remove_segments(self._store, stored)
-            raise
-        except FsError:
-            large.remove_segments(self._store, stored)
-            raise
+            info = self._published(draft, segments, exc)
+            if info is None:
+                raise
+            return info
+
+    def _must_be_free(self, bucket: str, key: str) -> None:
+        try:
+            self._store.head(bucket, key)
+        except NotFound:
+            return
+        raise Exists(f"{bucket}/{key}", "another client made it meanwhile")
 
     def _published(
-        self, bucket: str, key: str, stored: list[Segment], error: Unavailable
+        self, draft: Draft, segments: list[Segment], error: Unavailable
     ) -> ObjectInfo | None:
         """Return the version whose manifest is over these segments, None when there is none.
 
         Raises ``error`` when the store does not tell: then the segments stay.
         """
         try:
-            return large.published(self._store, bucket, key, stored)
+            return large.published(self._store, draft.bucket, draft.key, segments)
         except FsError as exc:
-            log.warning("segments of %s/%s may be left over: %s", bucket, key, exc)
+            log.warning("segments of %s/%s may be left over: %s", draft.bucket, draft.key, exc)
+            draft.is_unsure = True
             raise error from exc
 
-    def _send(self, layout: large.Plan, index: int, part: SpoolPart) -> Segment:
-        with within(self._config.timeout_s):
-            info = self._store.put(
-                layout.container,
-                layout.key(index),
-                part,
-                md5=part.md5(),
-                content_type="application/octet-stream",
-            )
-        return Segment(layout.container, info.key, info.size, info.etag)
-
-    def _make_container(self, container: str) -> None:
+    def _remove_old(
+        self, draft: Draft, info: ObjectInfo, found: large.Found, used: list[Segment]
+    ) -> None:
+        """Remove the segments of the replaced version that the new one does not use."""
+        if found.is_shared:
+            large.warn_of_shared(draft.bucket, info)
+            return
+        unused = [segment for segment in found.segments if segment not in used]
+        if not unused:
+            return
         try:
-            try:
-                self._store.head_container(container)
-            except NotFound:
-                self._store.create_container(container)
-        except (AccessDenied, Exists) as exc:
-            why = "large files need this bucket for their segments, and it may not be used"
-            raise FileTooBig(container, why) from exc
+            is_there = large.is_at(self._store, draft.bucket, info)
+        except FsError as exc:
+            log.warning("segments of a replaced object are left over: %s", exc)
+            return
+        if not is_there:
+            # Another client was as fast, and its version may use some of them.
+            log.warning(
+                "%s/%s was replaced by another client at the same time: segments are left over",
+                draft.bucket,
+                info.key,
+            )
+            return
+        large.remove_segments(self._store, unused)

@@ -30,36 +30,55 @@ def slo(store: MemStore, key: str, count: int = 2) -> ObjectInfo:
     return store.put_slo("bucket", key, parts, content_type="a/b")
 
 
-@given(st.integers(1, 20 * TIB), st.integers(1, 20 * GIB))
-def test_segments_cover_the_object_within_the_limits_of_the_store(
-    size: int, segment_size: int
+TB = 1000**4
+BASES = [MIB << n for n in range(13)] + [5 * GIB, 3 * MIB, 100_000_000, 5_000_000_000]
+
+
+@pytest.mark.parametrize("first", BASES)
+def test_five_terabytes_fit_into_the_segments_that_a_server_allows(first: int) -> None:
+    sizes = large.sizes(OPENSTACK, first, room=16 * GIB)
+    assert sizes.first == first
+    assert sizes.largest == OPENSTACK.max_put_bytes
+    assert sizes.total(0, OPENSTACK.max_segments) >= 5 * TB
+
+
+@given(st.integers(1, 5 * GIB), st.integers(1, 100 * GIB))
+def test_segments_grow_from_what_was_asked_for_to_what_is_allowed(first: int, room: int) -> None:
+    sizes = large.sizes(OPENSTACK, first, room=room)
+    steps = [sizes.of(number) for number in range(1000)]
+    assert steps == sorted(steps)
+    assert steps[0] == min(max(first, large.SMALLEST_SEGMENT), sizes.largest)
+    assert steps[-1] <= sizes.largest <= OPENSTACK.max_put_bytes
+    # They double after no less than three of one size, and after no more than twelve.
+    doubled = [size for size in set(steps) if size < sizes.largest]
+    assert all(3 <= steps.count(size) <= 12 for size in doubled)
+
+
+@pytest.mark.parametrize(
+    ("room", "largest"),
+    [(256 * MIB, 64 * MIB), (12 * MIB, 3 * MIB), (8 * GIB, 2 * GIB), (15 * GIB, 5 * GIB)],
+)
+def test_no_segment_takes_more_than_a_quarter_of_the_spool_or_three_fit(
+    room: int, largest: int
 ) -> None:
-    layout = large.plan(MemStore(), "bucket", "key", size, segment_size)
-    # Computed, not listed: there may be thousands.
-    count = -(-size // layout.segment_size)
-    limits = OPENSTACK
-    if size <= limits.max_segments * limits.max_put_bytes:
-        assert count <= limits.max_segments
-    assert layout.segment_size <= limits.max_put_bytes
-
-
-@given(st.integers(1, 50 * MIB), st.integers(1, 10 * MIB))
-def test_spans_of_segments_follow_each_other(size: int, segment_size: int) -> None:
-    spans = large.plan(MemStore(), "bucket", "key", size, segment_size).spans()
-    assert [start for start, _ in spans] == [0, *(stop for _, stop in spans[:-1])]
-    assert spans[-1][1] == size
-    assert all(stop > start for start, stop in spans)
+    assert large.sizes(OPENSTACK, GIB, room=room).largest == largest
 
 
 def test_segments_are_never_smaller_than_is_worth_a_request() -> None:
-    assert large.plan(MemStore(), "b", "k", 10 * MIB, 1).segment_size == large.SMALLEST_SEGMENT
+    assert large.sizes(OPENSTACK, 1, room=GIB).first == large.SMALLEST_SEGMENT
+
+
+def test_an_object_with_the_longest_name_has_segments_with_names() -> None:
+    layout = large.new_layout(MemStore(), "bucket", "k" * OPENSTACK.max_key_bytes)
+    assert len(layout.key(10**15, 99)) <= OPENSTACK.max_key_bytes
 
 
 def test_names_of_segments_sort_in_the_order_of_the_file_and_belong_to_one_upload() -> None:
     store = MemStore()
-    first = large.plan(store, "bucket", "d/key", 5 * GIB, MIB)
-    second = large.plan(store, "bucket", "d/key", 5 * GIB, MIB)
-    keys = [first.key(number) for number in (0, 1, 9, 10, 99, 100, 999)]
+    first = large.new_layout(store, "bucket", "d/key")
+    second = large.new_layout(store, "bucket", "d/key")
+    starts = [0, 1, 9, 10, 99, 100, 999, 5 * TIB]
+    keys = [first.key(start, attempt) for start in starts for attempt in (0, 1, 2)]
     assert keys == sorted(keys)
     assert first.container == "bucket_segments"
     assert all(key.startswith("d/key/") for key in keys)
@@ -68,23 +87,33 @@ def test_names_of_segments_sort_in_the_order_of_the_file_and_belong_to_one_uploa
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "kind"),
+    ("capabilities", "choice", "kind"),
     [
-        (OPENSTACK, Kind.SLO),
+        (OPENSTACK, "auto", Kind.SLO),
         # Listings give no true size of a static one there.
-        (RGW, Kind.DLO),
-        (replace(OPENSTACK, static_large_objects=False), Kind.DLO),
+        (RGW, "auto", Kind.DLO),
+        (replace(OPENSTACK, static_large_objects=False), "auto", Kind.DLO),
+        (OPENSTACK, "dlo", Kind.DLO),
+        (RGW, "slo", Kind.SLO),
+        (replace(OPENSTACK, static_large_objects=False), "slo", Kind.DLO),
     ],
 )
 def test_a_manifest_is_static_where_its_size_is_listed_and_dynamic_elsewhere(
-    capabilities: Capabilities, kind: Kind
+    capabilities: Capabilities, choice: str, kind: Kind
 ) -> None:
     store = store_with(capabilities)
-    layout = large.plan(store, "bucket", "key", 2, MIB)
+    layout = large.new_layout(store, "bucket", "key")
     info = put_bytes(store, layout.container, layout.key(0), b"12")
     parts = [Segment(layout.container, info.key, 2, info.etag)]
     published = large.publish(
-        store, "bucket", "key", layout, parts, content_type="a/b", metadata={}
+        store,
+        "bucket",
+        "key",
+        layout,
+        parts,
+        choice=choice,
+        content_type="a/b",
+        metadata={},
     )
     assert (published.kind, published.size) == (kind, 2)
 

@@ -140,6 +140,7 @@ SAMPLES = {
     "NAME": ("name", "name"),
     "URL": ("https://a/b", "https://a/b"),
     "LEVEL": ("debug", "debug"),
+    "KIND": ("slo", "slo"),
     "BUCKET": ("name", ("name",)),
     "BUCKET[/PREFIX]": ("name", "name"),
     "listed|exact": ("exact", True),
