@@ -127,6 +127,8 @@ class Draft:
         draft._layout = large.Layout(note.container, note.prefix)
         draft._note = note
         draft._is_base_known = True
+        # What was stored in the moment of the crash is not in the note.
+        draft._has_failed = True
         draft.is_owed = True
         return draft
 
