@@ -126,7 +126,7 @@ class Served:
         self.log_file = folder / "log"
         self.folder = folder
         self._command = [*command, str(self.path)]
-        self._environ = environ
+        self.environ = environ
         self._allowed: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -151,7 +151,7 @@ class Served:
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
-                env=dict(self._environ),
+                env=dict(self.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
