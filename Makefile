@@ -1,11 +1,11 @@
 # `make` alone prints the targets. What a target needs is installed by tools/setup.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-rgw check fix unit fuzz bench clean
+.PHONY: help setup setup-test demo test test-rgw test-large check fix unit fuzz bench clean
 
 PYTHON := .venv/bin/python
 
 help:  ## Print the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:  ## Install libfuse, fusermount and a virtual environment with allasfs in .venv
 	@tools/setup
@@ -42,6 +42,9 @@ fuzz: setup-test  ## Compare RUNS= random runs with the model, SECONDS= of syste
 	HYPOTHESIS_PROFILE=long MODEL_FUZZ_RUNS=$(RUNS) $(PYTHON) -m pytest tests/model \
 		-o faulthandler_timeout=0
 	FUZZ=$(SECONDS) $(PYTHON) -m pytest tests/oracle/test_random_calls.py
+
+test-large: setup-test  ## Test files of gigabytes: 2 GiB through 256 MiB, 6 GiB, 200 kills
+	ALLASFS_LARGE=1 ALLASFS_KILL_TRIALS=200 $(PYTHON) -m pytest -s tests/mount/test_large.py
 
 bench: setup  ## Measure reading, writing and listing beside the raw client
 	$(PYTHON) -m bench.throughput

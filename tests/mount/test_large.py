@@ -10,11 +10,13 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,7 @@ from swiftclient.client import ClientException, Connection
 from allasfs.demo import Cloud
 from tests.conftest import MakeMount
 
-from .support import Served, run, wait_until
+from .support import Served, clean_environ, run, wait_until
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -233,33 +235,86 @@ def test_a_file_is_read_back_and_written_over_while_it_is_written(
     assert set(segments(swift, bucket)) == referenced(swift, bucket)
 
 
+if IS_REAL:
+
+    @pytest.mark.timeout(3000)
+    def test_six_gigabytes_at_the_default_settings(
+        mount: MakeMount, bucket: str, swift: Connection, cloud: Cloud, tmp_path: Path
+    ) -> None:
+        served = mount(spool_dir=tmp_path / "spool")
+        size = 6 * GIB
+        expected = md5_of(pieces(size))
+        others = {"swift": swift_program, "rclone": rclone_program}
+        if shutil.which("rclone") is None:
+            del others["rclone"]
+        for name, program in others.items():
+            path = served.path / bucket / name
+            began_s = time.monotonic()
+            write(path, size)
+            print(f"6 GiB in {time.monotonic() - began_s:.1f} s")
+            assert read_md5(path) == expected
+            copy = tmp_path / "copy"
+            program(cloud, tmp_path, "download", f"{bucket}/{name}", copy)
+            assert read_md5(copy) == expected
+            copy.unlink()
+            program(cloud, tmp_path, "delete", f"{bucket}/{name}", copy)
+            assert segments(swift, bucket) == {}
+        path = served.path / bucket / "own"
+        write(path, size)
+        path.unlink()
+        assert segments(swift, bucket) == {}
+
+
+def swift_program(cloud: Cloud, folder: Path, verb: str, name: str, copy: Path) -> None:
+    """Download or delete an object with the swift command."""
+    command = Path(sys.executable).with_name("swift")
+    words: list[str | Path] = ["-o", copy] if verb == "download" else []
+    bucket, _, key = name.partition("/")
+    real_run(cloud, folder, command, verb, bucket, key, *words)
+
+
+def rclone_program(cloud: Cloud, folder: Path, verb: str, name: str, copy: Path) -> None:
+    """Download or delete an object with rclone."""
+    remote = f":swift,env_auth=true:{name}"
+    verbs = {"download": ["copyto", remote, str(copy)], "delete": ["deletefile", remote]}
+    real_run(cloud, folder, "rclone", *verbs[verb])
+
+
+def real_run(cloud: Cloud, folder: Path, *command: str | Path) -> None:
+    environ = clean_environ(folder, cloud.environ)
+    done = run(*command, env=environ, seconds=1000)
+    assert done.returncode == 0, done.stderr
+
+
 # -- killed ---------------------------------------------------------------------------------------
 
 
-class Killer(threading.Thread):
-    """Does something when the store has been sent so many segments."""
+class Moment:
+    """When to kill: after so many segments, counted from the first or from close() on."""
 
-    def __init__(self, cloud: Cloud, bucket: str, count: int) -> None:
-        super().__init__(name="killer", daemon=True)
+    def __init__(self, cloud: Cloud, bucket: str, count: int, *, in_close: bool) -> None:
         self._cloud, self._bucket, self._count = cloud, bucket, count
-        self.stop = threading.Event()
+        self._in_close = in_close
+        self._before: int | None = None if in_close else 0
+        self.is_closing = threading.Event()
+        self.is_over = threading.Event()
 
     def has_come(self) -> bool:
-        """Whether the moment is here, or the work is done."""
-        puts = [
-            each
+        """Whether it is here, or the work is done."""
+        puts = sum(
+            each.method == "PUT" and f"/{self._bucket}" in each.path
             for each in self._cloud.requests()
-            if each.method == "PUT" and f"/{self._bucket}" in each.path
-        ]
-        return len(puts) >= self._count or self.stop.is_set()
+        )
+        if self._before is None and self.is_closing.is_set():
+            self._before = puts
+        is_reached = self._before is not None and puts >= self._before + self._count
+        return is_reached or self.is_over.is_set()
 
 
 class Trial:
     """One file, changed in some way by one program while others and a kill come between."""
 
     def __init__(self, served: Served, bucket: str, number: int) -> None:
-        self.served = served
-        self.bucket = bucket
         self.numbers = random.Random(number)
         self.path = served.path / bucket / f"t{number}"
         self.other = served.path / bucket / f"u{number}"
@@ -273,10 +328,10 @@ class Trial:
             self.path.write_bytes(old)
             self.allowed[self.path] = {old}
 
-    def change(self) -> None:
+    def change(self, closing: threading.Event) -> None:
         """Write a new version, all or a part of it; note what is there if that succeeds."""
         (old,) = self.allowed[self.path]
-        data = content(self.numbers.randrange(4, 9) * MIB + 5, seed=self.numbers.randrange(99))
+        data = content(self.numbers.randrange(4, 17) * MIB + 5, seed=self.numbers.randrange(99))
         how = self.numbers.choice(["new", "append", "inside"]) if old is not None else "new"
         new = data
         if old is not None and how == "append":
@@ -292,6 +347,7 @@ class Trial:
             for start in range(0, len(changed), 256 * KIB):
                 os.pwrite(fd, changed[start : start + 256 * KIB], offset + start)
         finally:
+            closing.set()
             os.close(fd)
         self.allowed[self.path] = {new}
 
@@ -327,61 +383,59 @@ def test_a_mount_killed_during_uploads_loses_and_leaves_nothing(
 ) -> None:
     options = {
         "spool_dir": tmp_path / "spool",
-        "spool_size": "4M",
+        "spool_size": "8M",
         "segment_size": "1M",
         "segment_threshold": "2M",
     }
     finished = 0
+    served = mount(**options)
     for number in range(TRIALS):
-        served = mount(**options)
         trial = Trial(served, bucket, number)
+        numbers = trial.numbers
         trial.prepare()
         cloud.forget_requests()
-        killer = Killer(cloud, bucket, trial.numbers.randrange(1, 12))
-        does_disturb = trial.numbers.random() < 0.5
-
-        def kill(
-            served: Served = served,
-            trial: Trial = trial,
-            killer: Killer = killer,
-            disturbs: bool = does_disturb,
-        ) -> None:
-            wait_until(killer.has_come, "the moment of the kill")
-            if disturbs:
-                with suppress(OSError):
-                    trial.disturb()
-            served.process.kill()
-
-        thread = threading.Thread(target=kill)
-        thread.start()
+        in_close = numbers.random() < 0.5
+        count = numbers.randrange(4) if in_close else numbers.randrange(1, 9)
+        moment = Moment(cloud, bucket, count, in_close=in_close)
+        disturbs = numbers.random() < 0.4
+        killer = threading.Thread(target=kill, args=(served, trial, moment, disturbs))
+        killer.start()
         try:
-            trial.change()
+            trial.change(moment.is_closing)
         except OSError as exc:
             if not is_gone(exc):
                 raise
-        killer.stop.set()
-        thread.join()
+        moment.is_over.set()
+        killer.join()
         served.kill()
-        served.allow("mount.* was killed", "is dropped: the object")
-        again = mount(**options)
-        again.allow("is dropped: the object", "a rename ended halfway")
-        wait_until(
-            lambda again=again: status(again)["uploads_to_finish"] == 0,  # type: ignore[misc]
-            "the uploads of the mount before have ended",
-        )
-        finished += "that was interrupted is finished" in again.log()
+        served = mount(**options)
+        served.allow("is dropped: the object", "a rename ended halfway")
+        wait_until(partial(has_resumed, served), "the uploads of the mount before have ended")
+        finished += "that was interrupted is finished" in served.log()
         for path, allowed in trial.allowed.items():
-            found = path_content(again.path / bucket / path.name)
+            found = path_content(served.path / bucket / path.name)
             # A file that two programs changed at a time is whole, whatever it has.
-            assert does_disturb or found in allowed, f"trial {number}: {describe(found)}"
+            assert disturbs or found in allowed, f"trial {number}: {describe(found)}"
             assert stored(swift, bucket, path.name) == found
         assert set(segments(swift, bucket)) == referenced(swift, bucket), f"trial {number}"
-        again.stop()
         for name in list(referenced(swift, bucket)):
             swift.delete_object(f"{bucket}_segments", name)
         for entry in swift.get_container(bucket)[1]:
             swift.delete_object(bucket, entry["name"])
     print(f"{finished} of {TRIALS} uploads were finished by the next mount")
+
+
+def kill(served: Served, trial: Trial, moment: Moment, disturbs: bool) -> None:
+    wait_until(moment.has_come, "the moment of the kill")
+    if disturbs:
+        # It may wait for the upload, and then finds nothing, or the mount gone.
+        with suppress(OSError):
+            trial.disturb()
+    served.process.kill()
+
+
+def has_resumed(served: Served) -> bool:
+    return status(served)["uploads_to_finish"] == 0
 
 
 def stored(swift: Connection, bucket: str, key: str) -> bytes | None:
