@@ -377,7 +377,7 @@ def is_gone(exc: OSError) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(max(300, 15 * TRIALS))
-@pytest.mark.semantics("R1")
+@pytest.mark.semantics("R1", "R10")
 def test_a_mount_killed_during_uploads_loses_and_leaves_nothing(
     mount: MakeMount, bucket: str, swift: Connection, cloud: Cloud, tmp_path: Path
 ) -> None:
