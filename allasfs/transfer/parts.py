@@ -73,6 +73,8 @@ class Parts:
             if old.stop <= part.start or part.stop <= old.start:
                 kept.append(old)
                 continue
+            # Its upload may still be under way: whatever comes of it is of no use.
+            old.is_touched = True
             for start, stop in ((old.start, part.start), (part.stop, old.stop)):
                 if start < stop and old.segment is not None:
                     rest = Part(start, stop, old.origin, old.segment, is_own=old.is_own)
@@ -104,7 +106,7 @@ class Parts:
     def cut(self, size: int) -> None:
         """Note that the file ends here, for now."""
         while self._parts and self._parts[-1].start >= size:
-            self._parts.pop()
+            self._parts.pop().is_touched = True
         if self._parts and self._parts[-1].stop > size:
             last = self._parts[-1]
             last.stop, last.is_touched = size, True

@@ -13,7 +13,7 @@ import pytest
 
 from allasfs.config import MIB, Config
 from allasfs.deadline import within
-from allasfs.errors import FileTooBig, NoSpace, QuotaExceeded, Stale, Unavailable
+from allasfs.errors import Corrupt, FileTooBig, NoSpace, QuotaExceeded, Stale, Unavailable
 from allasfs.store import large
 from allasfs.store.api import Kind, ObjectInfo, Segment
 from allasfs.transfer import spool as spool_module
@@ -374,6 +374,30 @@ def test_a_file_emptied_while_parts_go_up_and_written_again(make: MakeBench) -> 
     bench.store.before = slow
     draft = bench.draft()
     bench.write(draft, content(5 * MIB, seed=1))
+    draft.truncate(0)
+    gate.set()
+    data = content(20 * MIB, seed=2)
+    bench.write(draft, data)
+    bench.upload(draft)
+    draft.discard()
+    assert bench.stored() == data
+
+
+def test_a_part_that_is_cut_off_while_it_goes_up_is_no_failure(make: MakeBench) -> None:
+    bench = make(room=8 * MIB)
+    began, gate = threading.Event(), threading.Event()
+
+    def fail(call: Call) -> None:
+        if call.method == "put" and not gate.is_set():
+            began.set()
+            assert gate.wait(30)
+            # Its bytes have gone: they do not match their checksum any more.
+            raise Corrupt("bucket", "422")
+
+    draft = bench.draft()
+    bench.store.before = fail
+    bench.write(draft, content(5 * MIB, seed=1))
+    assert began.wait(30)
     draft.truncate(0)
     gate.set()
     data = content(20 * MIB, seed=2)
