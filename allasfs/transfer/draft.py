@@ -12,36 +12,23 @@ leaves: the spool file's, then the spool's.
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 from allasfs.config import MIB
-from allasfs.deadline import current
-from allasfs.errors import FileTooBig, FsError, Internal, NoSpace, Unavailable
+from allasfs.errors import FileTooBig, FsError, NoSpace, Unavailable
 from allasfs.store import large
 from allasfs.store.api import Kind, ObjectInfo, Segment
-from allasfs.transfer.notes import (
-    CLOSING,
-    KEPT,
-    PUBLISHED,
-    SUFFIX,
-    UNSURE,
-    WRITING,
-    Note,
-)
-from allasfs.transfer.parts import Part, Parts, Task
+from allasfs.transfer.notes import KEPT, WRITING, Note
+from allasfs.transfer.parts import Part, Task
 from allasfs.transfer.readahead import Window
 from allasfs.transfer.reader import Reader
+from allasfs.transfer.segments import Segments
 from allasfs.transfer.sending import Sending
-from allasfs.transfer.spans import Spans
-from allasfs.transfer.spool import SpoolFile, disk_error
+from allasfs.transfer.spool import SpoolFile
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +36,6 @@ log = logging.getLogger(__name__)
 FILL_BYTES = MIB
 # A spool in which nothing else can move takes shorter segments than planned, down to this.
 SHORTEST_BYTES = 256 * 1024
-# How often a wait for uploads looks whether bytes move.
-LOOK_S = 0.5
 # How many of its own segments a file reads from at a time.
 MOST_READERS = 2
 
@@ -68,7 +53,7 @@ class Guard(Protocol):
         """Let it go."""
 
 
-class Draft:
+class Draft(Segments):
     """The next version of one object."""
 
     def __init__(
@@ -84,32 +69,11 @@ class Draft:
 
         ``guard`` is the open file's lock.
         """
-        self._sending = sending
+        super().__init__(sending, file, Note(WRITING, bucket, key, "", "", base=base))
         self._guard = guard
-        self.file = file
-        self._lock = threading.Lock()
-        self._parts = Parts()  # guarded by _lock
-        self._stored: list[Segment] = []  # own segments in the store; guarded by _lock
-        self._layout: large.Layout | None = None
-        self._attempts: Counter[int] = Counter()
-        self._jobs: set[Future[Segment]] = set()
-        # Why a part could not be sent while the file was written.
-        self._refusal: FsError | None = None
-        # Whether room was asked for since a segment was last stored.
-        self._is_pressed = False
-        # Whether a segment may be in the store although its answer was lost.
-        self._has_failed = False
-        # The manifest may stand although the upload failed.
-        self.is_unsure = False
-        # A mount before was killed while a program waited for this upload.
-        self.is_owed = False
-        self._note = Note(WRITING, bucket, key, "", "", base=base)  # guarded by _lock
         # What of the base is still a part of the file.
         self._base_stop = base.size if base is not None else 0
         self._is_base_known = base is None
-        self._is_closed = False
-        # How far a file can grow with the segments that are left.
-        self._reach = 0
         self._readers: dict[str, tuple[Reader, Window]] = {}
         if base is not None:
             file.adopt(base.size)
@@ -135,41 +99,12 @@ class Draft:
     # -- what it is -------------------------------------------------------------------------------
 
     @property
-    def size(self) -> int:
-        """Bytes of the file as it is now."""
-        return self.file.size
-
-    @property
-    def bucket(self) -> str:
-        """Where the object is, or will be."""
-        return self._note.bucket
-
-    @property
-    def key(self) -> str:
-        """The object's name."""
-        return self._note.key
-
-    @property
-    def base(self) -> ObjectInfo | None:
-        """The stored version that is changed."""
-        return self._note.base
-
-    @property
     def is_large(self) -> bool:
         """Whether the next version is to be a large object."""
         if self.size > self._sending.threshold(self.file.spool):
             return True
         with self._lock:
             return any(part.is_own and not part.is_touched for part in self._parts.all)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether nothing of it is in its own segments only."""
-        with self._lock:
-            return not any(
-                part.is_own and not self.file.present.covers(part.start, part.stop)
-                for part in self._parts.all
-            )
 
     def absent(self) -> int:
         """Return how many bytes are not local."""
@@ -376,133 +311,6 @@ class Draft:
                 self._parts.touch(*span)
         self._is_base_known = True
 
-    # -- segments ---------------------------------------------------------------------------------
-
-    def begin(self) -> large.Layout:
-        """Return where the segments go; the first time, note it on the disk."""
-        if self._layout is None:
-            note = self._note
-            layout = large.new_layout(self._sending.store, note.bucket, note.key)
-            self._sending.make_container(layout.container)
-            with self._lock:
-                self._note = replace(note, container=layout.container, prefix=layout.prefix)
-                self._save(WRITING, durable=True)
-            self._layout = layout
-        return self._layout
-
-    def send(self, start: int, stop: int) -> Future[Segment]:
-        """Begin to send a span, all of which is local, as a segment."""
-        layout = self.begin()
-        with self._lock:
-            part = self._new_part(start, stop, layout)
-            self._parts.add(part)
-            sizes, most = self._sending.sizes(self.file.spool), self._sending.most_segments
-            self._reach = self._parts.end + sizes.total(len(self._parts), most)
-        self.file.spool.began()
-        source = self.file.part(start, stop, self.file.spool.moved)
-
-        def job() -> Segment:
-            segment: Segment | None = None
-            try:
-                segment = self._sending.put(
-                    layout.container, part.key, source, lambda: part.is_touched
-                )
-                return segment
-            except FsError as exc:
-                self._has_failed = True
-                if not part.is_touched and not self._is_closed:
-                    log.info("%s: a part was not sent: %s", self._note.subject, exc)
-                    self._refusal = exc
-                raise
-            except Exception as exc:
-                log.exception("sending a part of %s", self._note.subject)
-                self._refusal = Internal(self._note.subject, f"{type(exc).__name__} while sending")
-                raise self._refusal from exc
-            finally:
-                self._sent(part, segment)
-
-        return self._submit(job)
-
-    def _new_part(self, start: int, stop: int, layout: large.Layout) -> Part:
-        """Return a part to be sent; the same as one that failed has its name again (locked)."""
-        for old in self._parts.overlapping(start, stop):
-            if (old.start, old.stop) == (start, stop) and old.key and not old.is_touched:
-                key = old.key
-                break
-        else:
-            key = layout.key(start, self._attempts[start])
-            self._attempts[start] += 1
-        return Part(start, stop, start, key=key, is_own=True, is_sending=True)
-
-    def _sent(self, part: Part, segment: Segment | None) -> None:
-        with self._lock:
-            part.is_sending = False
-            part.segment = segment
-            if segment is not None:
-                self._stored.append(segment)
-                self._is_pressed = False
-                self._note_progress()
-        self.file.spool.ended(self)
-
-    def copy(self, part: Part) -> Future[Segment]:
-        """Begin to copy a stored segment to this upload's, on the server."""
-        layout, segment = self.begin(), part.segment
-        if segment is None:
-            raise Internal(self._note.subject, "nothing to copy")
-        key = layout.key(part.start, self._attempts[part.start])
-        self._attempts[part.start] += 1
-
-        def job() -> Segment:
-            copied = self._sending.copy(segment, layout.container, key)
-            with self._lock:
-                part.copied = copied
-                self._stored.append(copied)
-                self._note_progress()
-            return copied
-
-        return self._submit(job)
-
-    def _submit(self, job: Callable[[], Segment]) -> Future[Segment]:
-        future = self._sending.pool.submit(job)
-        self._jobs = {each for each in self._jobs if not each.done()} | {future}
-        return future
-
-    def settle(self) -> None:
-        """Return when nothing is on its way; its moves are the operation's progress."""
-        deadline = current(self._sending.timeout_s)
-        moves = self.file.spool.moves
-        while self._jobs:
-            done, self._jobs = wait(self._jobs, LOOK_S, FIRST_COMPLETED)
-            now = self.file.spool.moves
-            if done or now != moves:
-                deadline.progress()
-            moves = now
-
-    def give_back(self) -> None:
-        """Give back the spool's room of what the store has."""
-        with self._lock:
-            if self._is_closed:
-                return
-            ready = [
-                part
-                for part in self._parts.all
-                if part.is_good and self.file.present.missing(part.start, part.stop) == []
-            ]
-            if not ready:
-                return
-            present = self.file.local()
-            for part in ready:
-                present.remove(part.start, part.stop)
-            if self._note.state == CLOSING:
-                try:
-                    self._save(CLOSING, durable=True, present=present)
-                except FsError as exc:
-                    log.info("%s", exc)
-                    return
-            for part in ready:
-                if not self.file.punch(part.start, part.stop):
-                    return
-
     # -- the upload -------------------------------------------------------------------------------
 
     def plan(self) -> list[Task]:
@@ -510,94 +318,6 @@ class Draft:
         sizes = self._sending.sizes(self.file.spool)
         with self._lock:
             return self._parts.plan(self.size, sizes.of, self._sending.most_segments)
-
-    def closing(
-        self,
-        content_type: str,
-        metadata: Mapping[str, str],
-        old: list[Segment],
-        *,
-        exclusive: bool,
-    ) -> None:
-        """Note that the program waits for the upload: from now on it is finished after a crash.
-
-        ``old`` are the segments of the version that is replaced.
-        """
-        self._refusal = None
-        self.begin()
-        self.file.sync()
-        with self._lock:
-            self._note = replace(
-                self._note,
-                content_type=content_type,
-                metadata=dict(metadata),
-                exclusive=exclusive,
-                old=tuple(old),
-            )
-            self._save(CLOSING, durable=True)
-
-    def sweep(self, used: list[Segment]) -> None:
-        """Remove own segments that the new version does not use, before it is published.
-
-        A dynamic manifest would take them in. Raises as the store does.
-        """
-        names = {segment.key for segment in used}
-        with self._lock:
-            unused = [segment.key for segment in self._stored if segment.key not in names]
-        layout = self.begin()
-        store = self._sending.store
-        if self._has_failed:
-            # The answer of a PUT may have been lost, not what it stored.
-            for page in store.listing(layout.container, prefix=layout.prefix):
-                unused += [part.key for part in page.objects if part.key not in names]
-        if unused:
-            store.delete_many(layout.container, sorted(set(unused)))
-
-    def failed(self) -> None:
-        """The upload failed: remove what was sent, unless it is all that is left of the file."""
-        if self._layout is None:
-            return
-        self.settle()
-        if self.is_owed:
-            return
-        if self.is_local and not self.is_unsure:
-            self._remove_own()
-            return
-        with suppress(FsError), self._lock:
-            self._save(UNSURE if self.is_unsure else WRITING, durable=False)
-
-    def _remove_own(self) -> None:
-        """Remove all own segments and the note; what is left then, the next mount removes."""
-        with self._lock:
-            layout, self._layout = self._layout, None
-            if layout is None:
-                return
-            for part in self._parts.all:
-                part.copied = None
-                if part.is_own:
-                    self._parts.remove(part)
-            stored, self._stored = self._stored, []
-            if not self.is_unsure:
-                with suppress(FsError):
-                    self._save(WRITING, durable=False)
-        self._attempts.clear()
-        self._reach = 0
-        if not self.is_unsure and self._sending.remove(layout, stored):
-            self._path.unlink(missing_ok=True)
-        else:
-            self._path.rename(self._path.with_name(f"{secrets.token_hex(8)}{SUFFIX}"))
-
-    def published(self, used: list[Segment]) -> None:
-        """Note that the new version stands, over these segments."""
-        with suppress(FsError), self._lock:
-            old = tuple(segment for segment in self._note.old if segment not in used)
-            self._stored = []
-            self._note = replace(self._note, old=old)
-            self._save(PUBLISHED, durable=False)
-
-    def forget_sent(self) -> None:
-        """What was sent is not needed: the file became small again."""
-        self._remove_own()
 
     def stored(self, info: ObjectInfo, segments: list[Segment]) -> None:
         """The store has this version; of a large object the segments are given."""
@@ -667,31 +387,3 @@ class Draft:
         self.file.spool.quit(self)
         self.settle()
         self._close_readers()
-
-    # -- the note ---------------------------------------------------------------------------------
-
-    @property
-    def _path(self) -> Path:
-        return self.file.path.with_suffix(SUFFIX)
-
-    def _note_progress(self) -> None:
-        """Note that a segment is stored, once it is of use after a crash (locked)."""
-        if self._note.state == CLOSING:
-            with suppress(FsError):
-                self._save(CLOSING, durable=False)
-
-    def _save(self, state: str, *, durable: bool, present: Spans | None = None) -> None:
-        """Write the note (locked); raise NoSpace, Unavailable."""
-        note = replace(
-            self._note,
-            state=state,
-            size=self.file.size,
-            present=tuple(present or self.file.local()),
-            parts=tuple(part for part in self._parts.all if part.segment is not None),
-            stored=tuple(self._stored),
-        )
-        try:
-            note.save(self._path, durable=durable)
-        except OSError as exc:
-            raise disk_error(str(self._path), exc) from exc
-        self._note = note

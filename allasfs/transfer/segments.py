@@ -1,0 +1,338 @@
+"""Segments that a file sends for its next version, and the note on the disk that tells of them.
+
+Locks: see draft.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from allasfs.deadline import current
+from allasfs.errors import FsError, Internal
+from allasfs.store import large
+from allasfs.store.api import ObjectInfo, Segment
+from allasfs.transfer.notes import CLOSING, PUBLISHED, SUFFIX, UNSURE, WRITING, Note
+from allasfs.transfer.parts import Part, Parts
+from allasfs.transfer.sending import Sending
+from allasfs.transfer.spans import Spans
+from allasfs.transfer.spool import SpoolFile, disk_error
+
+log = logging.getLogger(__name__)
+
+# How often a wait for uploads looks whether bytes move.
+LOOK_S = 0.5
+
+
+class Segments:
+    """What of a file is stored in segments, and what is on its way there."""
+
+    def __init__(self, sending: Sending, file: SpoolFile, note: Note) -> None:
+        """``note`` says which object it is."""
+        self._sending = sending
+        self.file = file
+        self._lock = threading.Lock()
+        self._parts = Parts()  # guarded by _lock
+        self._stored: list[Segment] = []  # own segments in the store; guarded by _lock
+        self._layout: large.Layout | None = None
+        self._attempts: Counter[int] = Counter()
+        self._jobs: set[Future[Segment]] = set()
+        # Why a part could not be sent while the file was written.
+        self._refusal: FsError | None = None
+        # Whether room was asked for since a segment was last stored.
+        self._is_pressed = False
+        # Whether a segment may be in the store although its answer was lost.
+        self._has_failed = False
+        # The manifest may stand although the upload failed.
+        self.is_unsure = False
+        # A mount before was killed while a program waited for this upload.
+        self.is_owed = False
+        self._note = note  # guarded by _lock
+        self._is_closed = False
+        # How far a file can grow with the segments that are left.
+        self._reach = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file as it is now."""
+        return self.file.size
+
+    @property
+    def bucket(self) -> str:
+        """Where the object is, or will be."""
+        return self._note.bucket
+
+    @property
+    def key(self) -> str:
+        """The object's name."""
+        return self._note.key
+
+    @property
+    def base(self) -> ObjectInfo | None:
+        """The stored version that is changed."""
+        return self._note.base
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nothing of it is in its own segments only."""
+        with self._lock:
+            return not any(
+                part.is_own and not self.file.present.covers(part.start, part.stop)
+                for part in self._parts.all
+            )
+
+    # -- segments ---------------------------------------------------------------------------------
+
+    def begin(self) -> large.Layout:
+        """Return where the segments go; the first time, note it on the disk."""
+        if self._layout is None:
+            note = self._note
+            layout = large.new_layout(self._sending.store, note.bucket, note.key)
+            self._sending.make_container(layout.container)
+            with self._lock:
+                self._note = replace(note, container=layout.container, prefix=layout.prefix)
+                self._save(WRITING, durable=True)
+            self._layout = layout
+        return self._layout
+
+    def send(self, start: int, stop: int) -> Future[Segment]:
+        """Begin to send a span, all of which is local, as a segment."""
+        layout = self.begin()
+        with self._lock:
+            part = self._new_part(start, stop, layout)
+            self._parts.add(part)
+            sizes, most = self._sending.sizes(self.file.spool), self._sending.most_segments
+            self._reach = self._parts.end + sizes.total(len(self._parts), most)
+        self.file.spool.began()
+        source = self.file.part(start, stop, self.file.spool.moved)
+
+        def job() -> Segment:
+            segment: Segment | None = None
+            try:
+                segment = self._sending.put(
+                    layout.container, part.key, source, lambda: part.is_touched
+                )
+                return segment
+            except FsError as exc:
+                self._has_failed = True
+                if not part.is_touched and not self._is_closed:
+                    log.info("%s: a part was not sent: %s", self._note.subject, exc)
+                    self._refusal = exc
+                raise
+            except Exception as exc:
+                log.exception("sending a part of %s", self._note.subject)
+                self._refusal = Internal(self._note.subject, f"{type(exc).__name__} while sending")
+                raise self._refusal from exc
+            finally:
+                self._sent(part, segment)
+
+        return self._submit(job)
+
+    def press(self) -> bool:
+        """Send what there is; a draft knows what that may be."""
+        return False
+
+    def _new_part(self, start: int, stop: int, layout: large.Layout) -> Part:
+        """Return a part to be sent; the same as one that failed has its name again (locked)."""
+        for old in self._parts.overlapping(start, stop):
+            if (old.start, old.stop) == (start, stop) and old.key and not old.is_touched:
+                key = old.key
+                break
+        else:
+            key = layout.key(start, self._attempts[start])
+            self._attempts[start] += 1
+        return Part(start, stop, start, key=key, is_own=True, is_sending=True)
+
+    def _sent(self, part: Part, segment: Segment | None) -> None:
+        with self._lock:
+            part.is_sending = False
+            part.segment = segment
+            if segment is not None:
+                self._stored.append(segment)
+                self._is_pressed = False
+                self._note_progress()
+        self.file.spool.ended(self)
+
+    def copy(self, part: Part) -> Future[Segment]:
+        """Begin to copy a stored segment to this upload's, on the server."""
+        layout, segment = self.begin(), part.segment
+        if segment is None:
+            raise Internal(self._note.subject, "nothing to copy")
+        key = layout.key(part.start, self._attempts[part.start])
+        self._attempts[part.start] += 1
+
+        def job() -> Segment:
+            copied = self._sending.copy(segment, layout.container, key)
+            with self._lock:
+                part.copied = copied
+                self._stored.append(copied)
+                self._note_progress()
+            return copied
+
+        return self._submit(job)
+
+    def _submit(self, job: Callable[[], Segment]) -> Future[Segment]:
+        future = self._sending.pool.submit(job)
+        self._jobs = {each for each in self._jobs if not each.done()} | {future}
+        return future
+
+    def settle(self) -> None:
+        """Return when nothing is on its way; its moves are the operation's progress."""
+        deadline = current(self._sending.timeout_s)
+        moves = self.file.spool.moves
+        while self._jobs:
+            done, self._jobs = wait(self._jobs, LOOK_S, FIRST_COMPLETED)
+            now = self.file.spool.moves
+            if done or now != moves:
+                deadline.progress()
+            moves = now
+
+    def give_back(self) -> None:
+        """Give back the spool's room of what the store has."""
+        with self._lock:
+            if self._is_closed:
+                return
+            ready = [
+                part
+                for part in self._parts.all
+                if part.is_good and self.file.present.missing(part.start, part.stop) == []
+            ]
+            if not ready:
+                return
+            present = self.file.local()
+            for part in ready:
+                present.remove(part.start, part.stop)
+            if self._note.state == CLOSING:
+                try:
+                    self._save(CLOSING, durable=True, present=present)
+                except FsError as exc:
+                    log.info("%s", exc)
+                    return
+            for part in ready:
+                if not self.file.punch(part.start, part.stop):
+                    return
+
+    # -- the upload -------------------------------------------------------------------------------
+
+    def closing(
+        self,
+        content_type: str,
+        metadata: Mapping[str, str],
+        old: list[Segment],
+        *,
+        exclusive: bool,
+    ) -> None:
+        """Note that the program waits for the upload: from now on it is finished after a crash.
+
+        ``old`` are the segments of the version that is replaced.
+        """
+        self._refusal = None
+        self.begin()
+        self.file.sync()
+        with self._lock:
+            self._note = replace(
+                self._note,
+                content_type=content_type,
+                metadata=dict(metadata),
+                exclusive=exclusive,
+                old=tuple(old),
+            )
+            self._save(CLOSING, durable=True)
+
+    def sweep(self, used: list[Segment]) -> None:
+        """Remove own segments that the new version does not use, before it is published.
+
+        A dynamic manifest would take them in. Raises as the store does.
+        """
+        names = {segment.key for segment in used}
+        with self._lock:
+            unused = [segment.key for segment in self._stored if segment.key not in names]
+        layout = self.begin()
+        store = self._sending.store
+        if self._has_failed:
+            # The answer of a PUT may have been lost, not what it stored.
+            for page in store.listing(layout.container, prefix=layout.prefix):
+                unused += [part.key for part in page.objects if part.key not in names]
+        if unused:
+            store.delete_many(layout.container, sorted(set(unused)))
+
+    def failed(self) -> None:
+        """The upload failed: remove what was sent, unless it is all that is left of the file."""
+        if self._layout is None:
+            return
+        self.settle()
+        if self.is_owed:
+            return
+        if self.is_local and not self.is_unsure:
+            self._remove_own()
+            return
+        with suppress(FsError), self._lock:
+            self._save(UNSURE if self.is_unsure else WRITING, durable=False)
+
+    def _remove_own(self) -> None:
+        """Remove all own segments and the note; what is left then, the next mount removes."""
+        with self._lock:
+            layout, self._layout = self._layout, None
+            if layout is None:
+                return
+            for part in self._parts.all:
+                part.copied = None
+                if part.is_own:
+                    self._parts.remove(part)
+            stored, self._stored = self._stored, []
+            if not self.is_unsure:
+                with suppress(FsError):
+                    self._save(WRITING, durable=False)
+        self._attempts.clear()
+        self._reach = 0
+        if not self.is_unsure and self._sending.remove(layout, stored):
+            self._path.unlink(missing_ok=True)
+        else:
+            self._path.rename(self._path.with_name(f"{secrets.token_hex(8)}{SUFFIX}"))
+
+    def published(self, used: list[Segment]) -> None:
+        """Note that the new version stands, over these segments."""
+        with suppress(FsError), self._lock:
+            old = tuple(segment for segment in self._note.old if segment not in used)
+            self._stored = []
+            self._note = replace(self._note, old=old)
+            self._save(PUBLISHED, durable=False)
+
+    def forget_sent(self) -> None:
+        """What was sent is not needed: the file became small again."""
+        self._remove_own()
+
+    # -- the note ---------------------------------------------------------------------------------
+
+    @property
+    def _path(self) -> Path:
+        return self.file.path.with_suffix(SUFFIX)
+
+    def _note_progress(self) -> None:
+        """Note that a segment is stored, once it is of use after a crash (locked)."""
+        if self._note.state == CLOSING:
+            with suppress(FsError):
+                self._save(CLOSING, durable=False)
+
+    def _save(self, state: str, *, durable: bool, present: Spans | None = None) -> None:
+        """Write the note (locked); raise NoSpace, Unavailable."""
+        note = replace(
+            self._note,
+            state=state,
+            size=self.file.size,
+            present=tuple(present or self.file.local()),
+            parts=tuple(part for part in self._parts.all if part.segment is not None),
+            stored=tuple(self._stored),
+        )
+        try:
+            note.save(self._path, durable=durable)
+        except OSError as exc:
+            raise disk_error(str(self._path), exc) from exc
+        self._note = note
