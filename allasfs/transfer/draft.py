@@ -28,7 +28,7 @@ from allasfs.transfer.readahead import Window
 from allasfs.transfer.reader import Reader
 from allasfs.transfer.segments import Segments
 from allasfs.transfer.sending import Sending
-from allasfs.transfer.spool import SpoolFile
+from allasfs.transfer.spoolfile import SpoolFile
 
 log = logging.getLogger(__name__)
 

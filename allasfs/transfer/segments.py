@@ -23,7 +23,7 @@ from allasfs.transfer.notes import CLOSING, PUBLISHED, SUFFIX, UNSURE, WRITING, 
 from allasfs.transfer.parts import Part, Parts
 from allasfs.transfer.sending import Sending
 from allasfs.transfer.spans import Spans
-from allasfs.transfer.spool import SpoolFile, disk_error
+from allasfs.transfer.spoolfile import SpoolFile, disk_error
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from allasfs.store import large
 from allasfs.store.api import Capabilities, Kind, ObjectInfo, Segment, Store
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.reader import Reader
-from allasfs.transfer.spool import Spool, SpoolPart
+from allasfs.transfer.spool import Spool
+from allasfs.transfer.spoolfile import SpoolPart
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from allasfs.transfer.blocks import Memory
 from allasfs.transfer.draft import Draft, Fetch, Guard
 from allasfs.transfer.parts import Task
 from allasfs.transfer.sending import Sending
-from allasfs.transfer.spool import SpoolFile
+from allasfs.transfer.spoolfile import SpoolFile
 
 log = logging.getLogger(__name__)
 

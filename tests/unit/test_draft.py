@@ -16,7 +16,7 @@ from allasfs.deadline import within
 from allasfs.errors import Corrupt, FileTooBig, NoSpace, QuotaExceeded, Stale, Unavailable
 from allasfs.store import large
 from allasfs.store.api import Kind, ObjectInfo, Segment
-from allasfs.transfer import spool as spool_module
+from allasfs.transfer import spoolfile
 from allasfs.transfer.draft import Draft
 from allasfs.transfer.spool import Spool
 from allasfs.transfer.uploader import Uploader
@@ -438,7 +438,7 @@ def test_a_segment_whose_answer_was_lost_is_in_the_file_once(bench: Bench) -> No
 def test_a_disk_that_gives_nothing_back_is_a_spool_with_its_limit(
     make: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spool_module, "punch_hole", lambda fd, start, length: False)
+    monkeypatch.setattr(spoolfile, "punch_hole", lambda fd, start, length: False)
     bench = make(room=8 * MIB)
     draft = bench.draft()
     data = content(20 * MIB)

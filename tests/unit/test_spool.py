@@ -18,7 +18,8 @@ import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from allasfs.errors import NoSpace, SpoolUnusable, Unavailable
-from allasfs.transfer.spool import Spool, SpoolFile
+from allasfs.transfer.spool import Spool
+from allasfs.transfer.spoolfile import SpoolFile
 
 
 def md5(data: bytes | bytearray) -> str:

@@ -15,7 +15,8 @@ from allasfs.config import MIB, Config
 from allasfs.deadline import Deadline
 from allasfs.errors import AccessDenied, FileTooBig, Internal, NotFound, QuotaExceeded, Unavailable
 from allasfs.store.api import Kind, ObjectInfo, Segment
-from allasfs.transfer.spool import Spool, SpoolFile
+from allasfs.transfer.spool import Spool
+from allasfs.transfer.spoolfile import SpoolFile
 from allasfs.transfer.uploader import Uploader
 from tests.fakes.clock import FakeClock
 from tests.fakes.memstore import OPENSTACK, RGW, Call, MemStore, get_bytes, put_bytes
