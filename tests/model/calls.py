@@ -8,7 +8,7 @@ import os
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, MultipleResults, consumes, multiple, rule
 
-from tests.model.machine import PATHS, THRESHOLD, Machine, Outcome, Pick, operation
+from tests.model.machine import PATHS, Machine, Outcome, Pick, operation
 from tests.model.reference import (
     DEFAULT_MODE,
     DIRECTORY,
@@ -224,7 +224,7 @@ class FileCalls(Machine):
 
     def is_refused(self, file: File) -> bool:
         """Whether O_EXCL keeps a new file from replacing what another client made meanwhile."""
-        is_asked = file.is_exclusive and file.is_new and len(file.content) <= THRESHOLD
+        is_asked = file.is_exclusive and file.is_new
         return is_asked and not self.is_rgw and file.key in self.names.now
 
     def uploaded(self, file: File, outcome: Outcome) -> None:
