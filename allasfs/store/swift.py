@@ -71,16 +71,20 @@ LONGEST_WAIT_S = 8.0
 # RGW handles 1024 names of one bulk request and says nothing of the rest (measured, 16.2).
 BULK_DELETE_NAMES = 1000
 
+# Answered by 201, 202 or 204.
+_CHANGES = frozenset({"PUT", "POST", "COPY", "DELETE"})
+
 _TRANSPORT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
 class _RetriableError(Exception):
     """An attempt failed in a way that another attempt may mend."""
 
-    def __init__(self, error: FsError, wait_s: float | None = None) -> None:
+    def __init__(self, error: FsError, least_s: float = 0.0) -> None:
+        """``least_s`` is how long the server wants to be left alone."""
         super().__init__(str(error))
         self.error = error
-        self.wait_s = wait_s
+        self.least_s = least_s
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,13 @@ class _Request:
     path: str
     query: Mapping[str, str | int] | None = None
     headers: Mapping[str, str] | None = None
-    source: Source | None = None
+    source: _Upload | None = None
     body: bytes = b""
     # What the log and the errors call it.
     subject: str = ""
+    # Whether the answer to a change tells of it in its body. Else 200 is not from a Swift server:
+    # something on the way answers with a page of its own.
+    tells: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,19 +114,37 @@ class _Answer:
 
 
 class _Upload:
-    """A Source as requests wants it: sized, so that it is not chunked, and iterable."""
+    """A Source as requests wants it: sized, so that it is not chunked, and iterable.
+
+    Bytes are progress when they are sent for the first time: attempts that end at the same place
+    again and again must come to an end.
+    """
 
     def __init__(self, source: Source, deadline: Deadline) -> None:
         self._source = source
         self._deadline = deadline
+        self._furthest = 0
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self._source.size
 
     def __len__(self) -> int:
         return self._source.size
 
-    def __iter__(self) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the bytes from the start."""
+        sent = 0
         for chunk in self._source.chunks():
             yield chunk
-            self._deadline.progress()
+            sent += len(chunk)
+            if sent > self._furthest:
+                self._furthest = sent
+                self._deadline.progress()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.chunks()
 
 
 class SwiftBody:
@@ -140,6 +165,7 @@ class SwiftBody:
         self._raw = raw
         self._deadline = deadline
         self._subject = subject
+        self._first = b""
 
     @property
     def info(self) -> ObjectInfo:
@@ -150,6 +176,11 @@ class SwiftBody:
     def metadata(self) -> Mapping[str, str]:
         """The object's metadata."""
         return self._metadata
+
+    def begin(self) -> None:
+        """Read the whole of a body of one piece: if it breaks off, it can be asked for again."""
+        if self._left <= PIECE_BYTES:
+            self._first = b"".join(self)
 
     @property
     def is_complete(self) -> bool:
@@ -162,12 +193,16 @@ class SwiftBody:
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield pieces of PIECE_BYTES, the last one shorter; raise Unavailable at a short end."""
+        if self._first:
+            first, self._first = self._first, b""
+            yield first
         while self._left:
             wanted = min(PIECE_BYTES, self._left)
             try:
                 chunk: bytes = self._raw.read(wanted)
             except _TRANSPORT_ERRORS as exc:
-                raise Unavailable(self._subject, f"the body broke off: {_plain(exc)}") from exc
+                error = TimedOut if _is_timeout(exc) else Unavailable
+                raise error(self._subject, f"the body broke off: {_plain(exc)}") from exc
             if len(chunk) != wanted:
                 missing = self._left - len(chunk)
                 raise Unavailable(self._subject, f"the body ended {missing} bytes early")
@@ -224,8 +259,8 @@ class SwiftStore:
 
     def account(self) -> AccountInfo:
         """Return usage and quota of the account."""
-        headers = self._send(_Request("HEAD", "", subject="the account")).headers
-        return self._understood(wire.account_info, headers, "the account")
+        request = _Request("HEAD", "", subject="the account")
+        return self._told(request, lambda answer: wire.account_info(answer.headers))
 
     def containers(self) -> list[ContainerInfo]:
         """Return all containers of the account.
@@ -240,10 +275,8 @@ class SwiftStore:
 
     def head_container(self, container: str) -> ContainerInfo:
         """Return one container, also another project's that this one may read."""
-        headers = self._send(_Request("HEAD", quote(container), subject=container)).headers
-        return self._understood(
-            lambda said: wire.container_info(container, said), headers, container
-        )
+        request = _Request("HEAD", quote(container), subject=container)
+        return self._told(request, lambda answer: wire.container_info(container, answer.headers))
 
     def may_write(self, container: str) -> bool:
         """Whether objects may be stored in an existing container: 404 or 403 to a DELETE."""
@@ -299,8 +332,11 @@ class SwiftStore:
         while True:
             full = {"format": "json", **query, "marker": marker}
             given = {name: value for name, value in full.items() if value}
-            body = self._send(_Request("GET", path, given, subject=subject)).body
-            page = self._understood(parse, body, subject)
+            page = self._told(
+                _Request("GET", path, given, subject=subject),
+                # Nothing is an empty page only where the status says so.
+                lambda answer: parse(answer.body if answer.status == 204 else answer.body or b"?"),
+            )
             if not len(page):
                 return
             if last(page).encode() <= marker.encode():
@@ -312,14 +348,6 @@ class SwiftStore:
             if limits.exact_pages and len(page) < limits.listing_limit:
                 return
 
-    @staticmethod
-    def _understood(parse: Callable[[V], T], said: V, subject: str) -> T:
-        """Return what a body or headers say; whatever a server answers, it is no other error."""
-        try:
-            return parse(said)
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise Unavailable(subject, f"the answer cannot be understood: {exc!r}") from exc
-
     # -- reading ----------------------------------------------------------------------------------
 
     def head(self, container: str, key: str) -> ObjectHead:
@@ -327,15 +355,16 @@ class SwiftStore:
         subject = f"{container}/{key}"
         request = _Request("HEAD", _path(container, key), subject=subject)
         try:
-            headers = self._send(request).headers
+            return self._told(request, lambda answer: wire.object_head(key, answer.headers))
         except NotFound:
             limits = self.capabilities()
             if not limits.static_large_objects or limits.slo_sizes_listed:
                 raise
             # So does RGW answer for a large object without its first segment, or their bucket.
             raw = replace(request, query={"multipart-manifest": "get"})
-            headers = wire.broken(self._send(raw).headers)
-        return self._understood(lambda said: wire.object_head(key, said), headers, subject)
+            return self._told(
+                raw, lambda answer: wire.object_head(key, wire.broken(answer.headers))
+            )
 
     @contextmanager
     def get(
@@ -358,6 +387,7 @@ class SwiftStore:
                 try:
                     size = wire.whole_size(reply, span, response.status)
                     info = wire.object_info(key, reply, size)
+                    wire.check_version(info)
                 except (KeyError, ValueError) as exc:
                     error = Unavailable(subject, f"the answer cannot be used: {exc}")
                     raise _RetriableError(error) from exc
@@ -371,6 +401,10 @@ class SwiftStore:
                     deadline,
                     subject,
                 )
+                try:
+                    body.begin()
+                except Unavailable as exc:
+                    raise _RetriableError(exc) from exc
                 response.keep = True
                 return connection, body
 
@@ -404,21 +438,23 @@ class SwiftStore:
             "etag": md5,
             "content-type": content_type,
         }
-        request = _Request(
-            "PUT", _path(container, key), headers=sent, source=source, subject=subject
-        )
+        deadline = current(self._timeout_s)
+        upload = _Upload(source, deadline)
+        path = _path(container, key)
+        request = _Request("PUT", path, headers=sent, source=upload, subject=subject)
         if exclusive and self.capabilities().conditional_put:
             sent["if-none-match"] = "*"
-            answer = self._send_new(request, container, key, md5)
+            answer = self._send_new(request, container, key, md5, deadline)
         else:
-            answer = self._send(request)
+            answer = self._send(request, deadline)
         if answer.headers.get("etag", "").strip('"') != md5:
             raise Unavailable(subject, "the store's checksum is not that of the bytes sent")
         return self._stored(key, answer, source.size, content_type)
 
-    def _send_new(self, request: _Request, container: str, key: str, md5: str) -> _Answer:
+    def _send_new(
+        self, request: _Request, container: str, key: str, md5: str, deadline: Deadline
+    ) -> _Answer:
         """Send a PUT that must not replace anything; raise Exists."""
-        deadline = current(self._timeout_s)
         lost_answer = False
 
         def attempt() -> _Answer:
@@ -489,18 +525,19 @@ class SwiftStore:
         request = _Request("GET", _path(container, key), query, subject=subject)
         deadline = current(self._timeout_s)
 
-        def attempt() -> bytes:
+        def attempt() -> list[Segment]:
             with self._exchange(request, deadline) as (_, response, headers):
                 is_static = headers.get("x-static-large-object", "").lower() in ("true", "1")
                 if not is_static and headers.get("content-length") != "0":
                     # Its bytes would come, however many.
                     raise NotFound(subject, "no static large object")
-                return response.read()
+                body = response.read()
+                if not body:
+                    why = "the server does not tell the segments of this object"
+                    raise NotSupported(subject, why)
+                return _understood(_segments, body, subject)
 
-        body = self._retrying(subject, deadline, attempt)
-        if not body:
-            raise NotSupported(subject, "the server does not tell the segments of this object")
-        return self._understood(_segments, body, subject)
+        return self._retrying(subject, deadline, attempt)
 
     def post(self, container: str, head: ObjectHead, metadata: Mapping[str, str]) -> ObjectInfo:
         """Replace the metadata; repeats what a POST would drop."""
@@ -553,11 +590,27 @@ class SwiftStore:
             {"multipart-manifest": "delete"},
             {"accept": "application/json"},
             subject=subject,
+            tells=True,
         )
-        report = self._understood(json.loads, self._send(request).body, subject)
-        status = str(report.get("Response Status", ""))
+        deadline = current(self._timeout_s)
+        lost_answer = False
+
+        def attempt() -> Mapping[str, Any]:
+            nonlocal lost_answer
+            try:
+                answer = self._complete(request, deadline)
+                return _understood(wire.report, answer.body, subject)
+            except _RetriableError:
+                lost_answer = True
+                raise
+
+        report = self._retrying(subject, deadline, attempt)
+        status = str(report["Response Status"])
         is_missing = report.get("Number Not Found") and not report.get("Number Deleted")
         if is_missing or status.startswith("404"):
+            if lost_answer:
+                # The attempt whose answer was lost has done it.
+                return
             raise NotFound(subject)
         if not status.startswith("200"):
             # RGW says 400 of a missing object, too.
@@ -576,9 +629,9 @@ class SwiftStore:
                 {"content-type": "text/plain", "accept": "application/json"},
                 body="\n".join(_path(container, key) for key in batch).encode(),
                 subject=container,
+                tells=True,
             )
-            body = self._send(request).body
-            whole, failed = self._understood(wire.bulk_report, body, container)
+            whole, failed = self._told(request, lambda answer: wire.bulk_report(answer.body))
             for name, status in failed:
                 if status != 404:
                     raise wire.error_for("DELETE", unquote(name), status, b"", "")
@@ -616,13 +669,22 @@ class SwiftStore:
         url = self._endpoint("a new connection").storage_url
         return HTTPConnection(url, cacert=self._ca_file, default_user_agent="allasfs")
 
-    def _send(self, request: _Request, *, absolute: bool = False) -> _Answer:
+    def _send(
+        self, request: _Request, deadline: Deadline | None = None, *, absolute: bool = False
+    ) -> _Answer:
         """Return the complete answer, after as many attempts as the deadline allows."""
+        until = deadline or current(self._timeout_s)
+        return self._retrying(
+            request.subject, until, lambda: self._complete(request, until, absolute=absolute)
+        )
+
+    def _told(self, request: _Request, parse: Callable[[_Answer], T]) -> T:
+        """Return what an answer says; ask again when it cannot be understood."""
         deadline = current(self._timeout_s)
         return self._retrying(
             request.subject,
             deadline,
-            lambda: self._complete(request, deadline, absolute=absolute),
+            lambda: _understood(parse, self._complete(request, deadline), request.subject),
         )
 
     def _complete(
@@ -640,13 +702,14 @@ class SwiftStore:
             try:
                 return attempt()
             except _RetriableError as again:  # noqa: PERF203 - it is a loop of retries
-                pause = again.wait_s
+                pause = wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
                 if again.error.code == AccessDenied.code:
                     if is_renewed:
                         raise again.error from again
-                    is_renewed = True
-                if pause is None:
-                    pause = wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+                    is_renewed, pause = True, 0.0
+                else:
+                    # A server that says "at once" each time is not asked without a pause.
+                    pause = max(pause, again.least_s)
                     wait_s = min(2 * wait_s, LONGEST_WAIT_S)
                 if deadline.left() <= pause:
                     raise again.error from again
@@ -675,11 +738,14 @@ class SwiftStore:
                 self._requests[request.method] += 1
             data: Any = request.body
             if request.source is not None and request.source.size:
-                data = _Upload(request.source, deadline)
+                data = request.source
             headers = {**(request.headers or {}), "x-auth-token": endpoint.token}
             response = _Response(connection, request.method, path, data, headers)
             if response.status >= 300:
                 self._refuse(request, response, endpoint.token)
+            if response.status == 200 and request.method in _CHANGES and not request.tells:
+                why = f"{request.method} answered 200, which no object store does"
+                raise _RetriableError(Unavailable(request.subject, why))
             yield connection, response, response.headers
         except _TRANSPORT_ERRORS as exc:
             if isinstance(exc, FsError):
@@ -696,7 +762,7 @@ class SwiftStore:
         trans_id = response.headers.get("x-trans-id", "")
         error = wire.error_for(request.method, request.subject, status, body, trans_id)
         if status == 401 and self._renewed(request.subject, token):
-            raise _RetriableError(error, wait_s=0.0)
+            raise _RetriableError(error)
         if status in wire.RETRIED:
             raise _RetriableError(error, _retry_after(response.headers))
         raise error
@@ -788,6 +854,15 @@ def _lost_headers(raw: Any) -> dict[str, str]:
     return found
 
 
+def _understood(parse: Callable[[V], T], said: V, subject: str) -> T:
+    """Return what a body or headers say; whatever a server answers, it is no other error."""
+    try:
+        return parse(said)
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        error = Unavailable(subject, f"the answer cannot be understood: {exc!r}")
+        raise _RetriableError(error) from exc
+
+
 def _path(container: str, key: str) -> str:
     """Return the quoted path of an object; raise BadName for one that a URL cannot have.
 
@@ -810,15 +885,24 @@ def _segments(body: bytes) -> list[Segment]:
         raise ValueError(f"no manifest: {exc!r}") from exc
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(headers: Mapping[str, str]) -> float:
     text = headers.get("retry-after", "")
-    return float(text) if text.isascii() and text.isdigit() else None
+    return float(text) if text.isascii() and text.isdigit() else 0.0
 
 
 def _transport_error(request: _Request, exc: BaseException) -> FsError:
-    if isinstance(exc, requests.Timeout):
+    if _is_timeout(exc):
         return TimedOut(request.subject, f"{request.method}: no answer: {_plain(exc)}")
     return Unavailable(request.subject, f"{request.method}: {_plain(exc)}")
+
+
+def _is_timeout(exc: BaseException | None) -> bool:
+    """Whether silence is at the bottom of an error; requests calls some of it a lost connection."""
+    while exc is not None:
+        if isinstance(exc, (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
 
 
 def _plain(exc: BaseException) -> str:

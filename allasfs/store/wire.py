@@ -145,8 +145,8 @@ def container_info(name: str, headers: Headers) -> ContainerInfo:
     """Return what HEAD told of a container."""
     return ContainerInfo(
         name,
-        int(headers.get("x-container-object-count", 0)),
-        int(headers.get("x-container-bytes-used", 0)),
+        int(headers["x-container-object-count"]),
+        int(headers["x-container-bytes-used"]),
         header_time_ns(headers),
         metadata(headers, CONTAINER_META),
     )
@@ -156,18 +156,26 @@ def account_info(headers: Headers) -> AccountInfo:
     """Return what HEAD told of the account."""
     quota = headers.get("x-account-quota-bytes") or headers.get("x-account-meta-quota-bytes")
     return AccountInfo(
-        bytes_used=int(headers.get("x-account-bytes-used", 0)),
-        object_count=int(headers.get("x-account-object-count", 0)),
-        container_count=int(headers.get("x-account-container-count", 0)),
+        bytes_used=int(headers["x-account-bytes-used"]),
+        object_count=int(headers["x-account-object-count"]),
+        container_count=int(headers["x-account-container-count"]),
         quota_bytes=int(quota) if quota else None,
     )
 
 
+def report(body: bytes) -> Mapping[str, Any]:
+    """Return what a request for many deletions answers (JSON); raise ValueError."""
+    found = json.loads(body)
+    if not isinstance(found, dict) or "Response Status" not in found:
+        raise ValueError("no report of deletions")
+    return found
+
+
 def bulk_report(body: bytes) -> tuple[str, list[tuple[str, int]]]:
     """Return the status of a bulk delete, and the names that it failed for, with theirs."""
-    report = json.loads(body)
-    failed = [(str(name), int(str(status).split()[0])) for name, status in report.get("Errors", [])]
-    return str(report.get("Response Status", "200")), failed
+    found = report(body)
+    failed = [(str(name), int(str(status).split()[0])) for name, status in found.get("Errors", [])]
+    return str(found["Response Status"]), failed
 
 
 def whole_size(headers: Headers, span: tuple[int, int] | None, status: int) -> int:
@@ -211,6 +219,12 @@ def object_info(key: str, headers: Headers, size: int) -> ObjectInfo:
     )
 
 
+def check_version(info: ObjectInfo) -> None:
+    """Raise ValueError for an answer that does not tell which version it is of."""
+    if not info.etag:
+        raise ValueError("no ETag: not the answer of an object store")
+
+
 def broken(headers: Headers) -> Headers:
     """Return what HEAD tells of a manifest whose segments are missing.
 
@@ -225,8 +239,10 @@ def broken(headers: Headers) -> Headers:
 
 def object_head(key: str, headers: Headers) -> ObjectHead:
     """Return what HEAD told."""
+    info = object_info(key, headers, int(headers["content-length"]))
+    check_version(info)
     return ObjectHead(
-        object_info(key, headers, int(headers["content-length"])),
+        info,
         metadata(headers),
         {name: headers[name] for name in KEPT_HEADERS if headers.get(name)},
         unquote(headers.get("x-object-manifest", "")),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import random
 import re
 import threading
 import time
@@ -36,8 +37,9 @@ from allasfs.transfer.readahead import TOLERANCE, Window, ranges
 log = logging.getLogger(__name__)
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
-# Before a broken-off body is asked for again.
+# Before a body that broke off is asked for again; doubled, with jitter, while no byte comes.
 RESUME_WAIT_S = 0.1
+LONGEST_WAIT_S = 8.0
 # The kernel asks up to three times in a row for a page before it tells a program that it failed:
 # for its own reading ahead, with other pages, and alone. Only the first shall wait: a failure that
 # took longer than this is repeated for this long.
@@ -286,8 +288,7 @@ class Reader:
     def _fetch(self, extent: Extent) -> None:
         try:
             with within(self._timeout_s) as deadline:
-                while not extent.is_done and not extent.is_abandoned:
-                    self._stream(extent, deadline)
+                self._fill(extent, deadline)
         except FsError as exc:
             extent.fail(exc)
         except BaseException as exc:
@@ -300,22 +301,49 @@ class Reader:
                 if is_known and extent.is_done and self._ended is None:
                     self._memory.keep((self._number, extent.start), extent)
 
-    def _stream(self, extent: Extent, deadline: Deadline) -> None:
-        """Fetch the rest of an extent; return when its body broke off and may be resumed."""
+    def _fill(self, extent: Extent, deadline: Deadline) -> None:
+        """Fetch an extent, by several requests when bodies break off."""
+        wait_s = RESUME_WAIT_S
+        while not extent.is_done and not extent.is_abandoned:
+            before = extent.filled
+            broken = self._stream(extent)
+            if broken is None:
+                continue
+            if extent.filled > before:
+                wait_s = RESUME_WAIT_S
+            pause = wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            if deadline.left() <= pause:
+                raise broken
+            log.info("%s: resumed at %d in %.1f s", broken, extent.filled, pause)
+            time.sleep(pause)
+
+    def _stream(self, extent: Extent) -> Unavailable | None:
+        """Fetch the rest of an extent; return why its body broke off, if it did.
+
+        What the store raises before there is a body is final: it has asked again by itself as often
+        as that may help.
+        """
         bucket, info = self._bucket, self.info
         is_whole = extent.filled == 0 and extent.stop == info.size
         span = None if is_whole else (extent.filled, extent.stop)
         etag = info.etag if info.kind is Kind.PLAIN else ""
+        is_answered = False
         try:
             with self._store.get(bucket, info.key, span=span, etag=etag) as body:
-                if body.info.size != info.size or (info.etag and body.info.etag != info.etag):
+                is_answered = True
+                if info.etag and body.info.etag != info.etag:
                     raise Stale(self.subject, "replaced by another client while open")
+                if body.info.size != info.size:
+                    # An ETag is of one content: this is a wrong answer, or (without) another one.
+                    error = Unavailable if info.etag else Stale
+                    raise error(self.subject, "the answer is of another size")
                 learn, self._learn = self._learn, _learn_nothing
                 learn(bucket, body.info, body.metadata)
                 for piece in body:
                     extent.append(piece)
                     if extent.is_abandoned:
-                        return
+                        break
         except NotFound as exc:
             if self._stands():
                 raise Unavailable(self.subject, "a segment of it is missing") from exc
@@ -323,10 +351,10 @@ class Reader:
         except TimedOut:
             raise
         except Unavailable as exc:
-            if deadline.left() <= RESUME_WAIT_S:
+            if not is_answered:
                 raise
-            log.info("%s: resumed at %d", exc, extent.filled)
-            time.sleep(RESUME_WAIT_S)
+            return exc
+        return None
 
     def _stands(self) -> bool:
         """Whether a large object is there: RGW says 404 also of a range in a missing segment."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -368,6 +369,30 @@ def test_a_body_that_breaks_off_is_resumed_without_a_gap(
     whole = after // PIECE_BYTES * PIECE_BYTES
     resumed = (whole, MIB) if whole else None
     assert [call.span for call in store.calls()] == [None, resumed]
+
+
+def test_what_the_store_gave_up_is_not_asked_for_again(
+    open_reader: OpenReader, store: MemStore
+) -> None:
+    reader = open_reader(CONTENT[:READ])
+    store.fail_next(Unavailable("b/key", "GET answered 501"), "get")
+    with pytest.raises(Unavailable, match="501"):
+        reader.read(Window(), 0, READ)
+    assert store.counts() == {"get": 1}
+
+
+def test_a_body_that_breaks_off_again_and_again_is_asked_for_ever_more_seldom(
+    open_reader: OpenReader, store: MemStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(reader_module, "RESUME_WAIT_S", 0.1)
+    monkeypatch.setattr(reader_module, "time", SimpleNamespace(sleep=waits.append))
+    reader = open_reader(CONTENT[:MIB])
+    for after in [0] * 8 + [PIECE_BYTES, 0]:
+        store.fail_next(Unavailable("b/key", "the body broke off"), "get", after_bytes=after)
+    assert reader.read(Window(), 0, MIB) == CONTENT[:MIB]
+    bounds = [min(0.1 * 2**n, 8.0) for n in range(8)] + [0.1, 0.2]
+    assert all(bound / 2 <= wait <= bound for wait, bound in zip(waits, bounds, strict=True))
 
 
 def test_a_failure_reaches_the_reader_that_needs_the_bytes_and_the_next_read_tries_again(

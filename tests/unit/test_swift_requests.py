@@ -25,7 +25,7 @@ from allasfs.errors import (
     Unavailable,
 )
 from allasfs.store import swift as swift_module
-from allasfs.store.api import PIECE_BYTES, Capabilities, Kind
+from allasfs.store.api import PIECE_BYTES, Capabilities, Kind, ObjectHead, ObjectInfo
 from allasfs.store.renewal import Endpoint
 from allasfs.store.swift import SwiftStore
 from tests.fakes.httpserver import HANG_UP, ScriptedServer, answer
@@ -116,6 +116,17 @@ CALLS: dict[str, tuple[Callable[[SwiftStore], object], bytes]] = {
     ),
 }
 verbs = pytest.mark.parametrize("verb", CALLS)
+PLAIN = ObjectInfo("k", 4, "e", 0)
+ACCOUNT = answer(
+    204,
+    b"",
+    {
+        "X-Account-Bytes-Used": "1",
+        "X-Account-Object-Count": "1",
+        "X-Account-Container-Count": "1",
+    },
+)
+BUCKET = answer(204, b"", {"X-Container-Object-Count": "1", "X-Container-Bytes-Used": "1"})
 
 
 # -- retries --------------------------------------------------------------------------------------
@@ -186,6 +197,25 @@ def test_a_server_that_says_to_come_back_too_late_is_not_waited_for(
     with pytest.raises(Unavailable, match="answered 503"):
         get_bytes(store, "b", "k")
     assert waits == []
+
+
+def test_a_server_that_says_to_come_back_at_once_is_not_asked_without_a_pause(
+    server: ScriptedServer, store: SwiftStore, waits: list[float]
+) -> None:
+    server.script(*[answer(503, b"", {"Retry-After": "0"})] * 3, ok(b"body"))
+    get_bytes(store, "b", "k")
+    assert [wait > 0 for wait in waits] == [True] * 3
+
+
+def test_an_upload_that_fails_at_the_same_place_each_time_ends_at_its_deadline(
+    server: ScriptedServer, store: SwiftStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(swift_module, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(swift_module, "LONGEST_WAIT_S", 0.001)
+    # Far more than there is time for.
+    server.script(*[answer(503)] * 3000)
+    with within(0.2), pytest.raises(Unavailable, match="answered 503"):
+        put_bytes(store, "b", "k", bytes(1000))
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "²", DATE, ""])
@@ -421,6 +451,71 @@ def test_a_header_with_a_name_beyond_ascii_takes_no_other_away(
     for _ in range(2):
         with within(5.0):
             assert get_bytes(store, "b", "k") == b"body"
+
+
+HTML = b"<html>maintenance</html>"
+REPORT = b'{"Errors": [], "Response Status": "200 OK"}'
+
+
+@pytest.mark.parametrize(
+    ("call", "wrong", "right"),
+    [
+        (lambda s: list(s.listing("b")), answer(200, HTML), answer(200, b"[]")),
+        (lambda s: list(s.listing("b")), answer(200), answer(200, b"[]")),
+        (lambda s: s.containers(), answer(200, b'[{"na'), answer(200, b"[]")),
+        (lambda s: s.account(), answer(200), ACCOUNT),
+        (lambda s: s.head_container("b"), answer(200), BUCKET),
+        (CALLS["HEAD"][0], answer(200), CALLS["HEAD"][1]),
+        (CALLS["GET"][0], answer(200, HTML), ok(b"body")),
+        (CALLS["GET"][0], ok(b"", {"Content-Length": "4", "Etag": "e"}), ok(b"body")),
+        (CALLS["POST"][0], answer(200, HTML), answer(200, REPORT)),
+        (CALLS["POST"][0], answer(200, b"{}"), answer(200, REPORT)),
+    ],
+)
+def test_an_answer_that_is_none_is_asked_for_again(
+    server: ScriptedServer,
+    store: SwiftStore,
+    call: Callable[[SwiftStore], object],
+    wrong: bytes,
+    right: bytes,
+) -> None:
+    server.script(wrong, right)
+    call(store)
+    assert len(server.received) == 2
+
+
+CHANGES: dict[str, tuple[Callable[[SwiftStore], object], bytes]] = {
+    "PUT": CALLS["PUT"],
+    "DELETE": CALLS["DELETE"],
+    "COPY": (lambda s: s.copy("b", PLAIN, ("b", "new")), answer(201, b"", {"Etag": "e"})),
+    "POST": (lambda s: s.post("b", ObjectHead(PLAIN, {}), {"a": "b"}), answer(202)),
+    "PUT bucket": (lambda s: s.create_container("b"), answer(201)),
+    "POST bucket": (lambda s: s.post_container("b", {"a": "b"}), answer(204)),
+    "DELETE bucket": (lambda s: s.delete_container("b"), answer(204)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_that_something_on_the_way_calls_a_success_is_not_believed(
+    server: ScriptedServer, store: SwiftStore, name: str
+) -> None:
+    call, success = CHANGES[name]
+    server.script(answer(200, HTML), success)
+    call(store)
+    assert len(server.received) == 2
+
+
+def test_a_large_object_whose_removal_was_done_and_not_told_is_removed(
+    server: ScriptedServer, store: SwiftStore
+) -> None:
+    gone = answer(
+        200, b'{"Number Deleted": 0, "Number Not Found": 1, "Response Status": "404 Not Found"}'
+    )
+    server.script(HANG_UP, gone)
+    store.delete_slo("b", "k")
+    server.script(gone)
+    with pytest.raises(NotFound):
+        store.delete_slo("b", "k")
 
 
 # -- connections ----------------------------------------------------------------------------------
