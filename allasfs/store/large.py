@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from allasfs.errors import FsError, NotFound, NotSupported
+from allasfs.errors import Failed, FsError, NotFound, NotSupported
 from allasfs.store.api import Capabilities, Kind, ObjectHead, ObjectInfo, Segment, Store
 
 log = logging.getLogger(__name__)
@@ -306,5 +306,10 @@ def delete(store: Store, bucket: str, info: ObjectInfo) -> None:
         except NotSupported:
             store.delete_slo(bucket, info.key)
             return
-    store.delete(bucket, info.key)
+    try:
+        store.delete(bucket, info.key)
+    except Failed as exc:
+        if segments:
+            log.warning("segments of %s/%s may be left over: %s", bucket, info.key, exc)
+        raise
     remove_segments(store, segments)

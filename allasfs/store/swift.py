@@ -529,6 +529,9 @@ class SwiftStore:
             with self._exchange(request, deadline) as (_, response, headers):
                 is_static = headers.get("x-static-large-object", "").lower() in ("true", "1")
                 if not is_static and headers.get("content-length") != "0":
+                    if not headers.get("etag"):
+                        why = "the answer is not that of an object store"
+                        raise _RetriableError(Unavailable(subject, why))
                     # Its bytes would come, however many.
                     raise NotFound(subject, "no static large object")
                 body = response.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -132,7 +133,10 @@ def test_the_manifest_goes_before_its_segments() -> None:
     assert store.keys("bucket_segments") == []
 
 
-def test_segments_stay_when_the_manifest_could_not_be_removed() -> None:
+def test_segments_stay_when_the_manifest_could_not_be_removed_and_the_log_tells(
+    expected_logs: Callable[[str], None],
+) -> None:
+    expected_logs("segments of bucket/key may be left over")
     store = store_with()
     info = slo(store, "key")
     store.fail_next(Unavailable("bucket/key", "503"), "delete")

@@ -454,6 +454,7 @@ def test_a_header_with_a_name_beyond_ascii_takes_no_other_away(
 
 
 HTML = b"<html>maintenance</html>"
+MANIFEST = answer(200, b"[]", {"X-Static-Large-Object": "True", "Etag": "e"})
 REPORT = b'{"Errors": [], "Response Status": "200 OK"}'
 
 
@@ -469,6 +470,7 @@ REPORT = b'{"Errors": [], "Response Status": "200 OK"}'
         (CALLS["GET"][0], answer(200, HTML), ok(b"body")),
         (CALLS["GET"][0], ok(b"", {"Content-Length": "4", "Etag": "e"}), ok(b"body")),
         (CALLS["POST"][0], answer(200, HTML), answer(200, REPORT)),
+        (lambda s: s.slo_segments("b", "k"), answer(200, HTML), MANIFEST),
         (CALLS["POST"][0], answer(200, b"{}"), answer(200, REPORT)),
     ],
 )
