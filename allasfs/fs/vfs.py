@@ -35,6 +35,7 @@ from allasfs.errors import (
     NotPermitted,
     ReadOnly,
     Stale,
+    Unavailable,
 )
 from allasfs.fs.attrs import (
     LONGEST_TARGET,
@@ -495,10 +496,13 @@ class Vfs:
             return known
         try:
             with self._store.get(place.bucket, info.key, etag=info.etag) as body:
-                target = os.fsdecode(b"".join(body))
+                content = b"".join(body)
         except (NotFound, Stale):
             self._listings.outdated(place.bucket, info.key)
             raise
+        if len(content) != info.size:
+            raise Unavailable(path, "the answer is of another size than the link")
+        target = os.fsdecode(content)
         with self._lock:
             self._targets[place.bucket, info] = target
         return target
