@@ -1,6 +1,6 @@
 # `make` alone prints the targets. What a target needs is installed by tools/setup.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-rgw test-large check fix unit fuzz bench clean
+.PHONY: help setup setup-test demo test test-rgw test-large check fix unit fuzz faults bench clean
 
 PYTHON := .venv/bin/python
 
@@ -45,6 +45,13 @@ fuzz: setup-test  ## Compare RUNS= random runs with the model, SECONDS= of syste
 
 test-large: setup-test  ## Test files of gigabytes: 2 GiB through 256 MiB, 6 GiB, 200 kills
 	ALLASFS_LARGE=1 ALLASFS_KILL_TRIALS=200 $(PYTHON) -m pytest -s tests/mount/test_large.py
+
+# Of each operation so many cases, 0 for all some thousand; another seed draws others.
+CASES := 0
+SEED := 1
+faults: setup-test  ## Let every operation meet every fault of network and server: CASES=, SEED=
+	FAULT_CASES=$(CASES) FAULT_SEED=$(SEED) $(PYTHON) -m pytest tests/faults -o timeout=0 \
+		-o faulthandler_timeout=0
 
 bench: setup  ## Measure reading, writing and listing beside the raw client
 	$(PYTHON) -m bench.throughput

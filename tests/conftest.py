@@ -35,8 +35,8 @@ MakeMount = Callable[..., Served]
 
 # Threads that a test has ended may need a moment to be gone.
 THREAD_PATIENCE_S = 5.0
-# They belong to a fixture of the whole session.
-LASTING_THREADS = ("demo-spawner",)
+# They belong to a fixture of the whole session or module, which ends them.
+LASTING_THREADS = ("demo-spawner", "fault-proxy")
 
 hypothesis.settings.register_profile(
     "quick", deadline=None, derandomize=True, max_examples=60, print_blob=True

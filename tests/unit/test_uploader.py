@@ -124,6 +124,15 @@ def test_a_failed_segment_leaves_nothing_behind(
     assert get_bytes(store, "bucket", "key") == b"old"
 
 
+def test_a_segment_that_was_stored_without_an_answer_is_not_left_behind(
+    store: MemStore, spool: Spool, uploader: Uploader
+) -> None:
+    store.fail_next(Unavailable(SEGMENTS, "no answer"), "put", is_done=True)
+    with pytest.raises(Unavailable):
+        upload(uploader, file_of(spool, LARGE))
+    assert store.keys(SEGMENTS) == []
+
+
 @pytest.mark.parametrize("method", ["put_slo", "put_dlo"])
 def test_a_failed_manifest_leaves_nothing_behind(
     store: MemStore, spool: Spool, uploader: Uploader, method: str
