@@ -46,7 +46,7 @@ fuzz: setup-test  ## Compare RUNS= random runs with the model, SECONDS= of syste
 test-large: setup-test  ## Test files of gigabytes: 2 GiB through 256 MiB, 6 GiB, 200 kills
 	ALLASFS_LARGE=1 ALLASFS_KILL_TRIALS=200 $(PYTHON) -m pytest -s tests/mount/test_large.py
 
-# Of each operation so many cases, 0 for all some thousand; another seed draws others.
+# So many cases of each operation, 0: all, more than 8,000; another seed draws others.
 CASES := 0
 SEED := 1
 faults: setup-test  ## Let every operation meet every fault of network and server: CASES=, SEED=

@@ -127,7 +127,11 @@ def test_a_failed_segment_leaves_nothing_behind(
 def test_a_segment_that_was_stored_without_an_answer_is_not_left_behind(
     store: MemStore, spool: Spool, uploader: Uploader
 ) -> None:
-    store.fail_next(Unavailable(SEGMENTS, "no answer"), "put", is_done=True)
+    def lose(call: Call) -> None:
+        if call.container == SEGMENTS and call.method == "put":
+            raise Unavailable(SEGMENTS, "no answer")
+
+    store.after = lose
     with pytest.raises(Unavailable):
         upload(uploader, file_of(spool, LARGE))
     assert store.keys(SEGMENTS) == []
