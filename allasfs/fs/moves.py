@@ -26,6 +26,7 @@ from allasfs.errors import (
     NotADirectory,
     NotFound,
     NotPermitted,
+    NotSupported,
 )
 from allasfs.fs.files import Files, OpenFile, Services
 from allasfs.fs.names import Place, check_key
@@ -33,7 +34,7 @@ from allasfs.fs.pages import Pages
 from allasfs.fs.tree import Tree
 from allasfs.fs.types import content_type
 from allasfs.store import large
-from allasfs.store.api import Kind, ObjectHead, ObjectInfo
+from allasfs.store.api import Kind, ObjectHead, ObjectInfo, Segment
 
 log = logging.getLogger(__name__)
 
@@ -146,8 +147,7 @@ class Moves:
         freed = large.own_segments(self._store, new.bucket, replaced)
         if freed and info.kind is not Kind.PLAIN:
             # Both may be manifests over the same segments.
-            kept = set(large.segments_of(self._store, bucket, info))
-            freed = [segment for segment in freed if segment not in kept]
+            freed = self._not_of(bucket, info, freed)
         # The object of a file beside a directory of its name is not called as it is shown.
         key = new.key if replaced is None else replaced.key
         copy = self._copy(bucket, info, new.bucket, key)
@@ -163,6 +163,15 @@ class Moves:
         stored = self._settle(bucket, copy, new.bucket)
         large.remove_segments(self._store, freed)
         return stored
+
+    def _not_of(self, bucket: str, info: ObjectInfo, freed: list[Segment]) -> list[Segment]:
+        """Return the segments that a large object does not use."""
+        try:
+            kept = set(large.segments_of(self._store, bucket, info))
+        except NotSupported as exc:
+            log.warning("segments of a replaced object are left over: %s", exc)
+            return []
+        return [segment for segment in freed if segment not in kept]
 
     def _copy(self, bucket: str, info: ObjectInfo, new_bucket: str, key: str) -> _Copy:
         """Copy a file; of a large one the manifest, marked as sharing its segments."""

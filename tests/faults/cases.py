@@ -273,8 +273,9 @@ class Laboratory:
             clock.advance(TTL_S + 1)
             try:
                 self._look(operation, fs, prefix, is_done=False)
-            except AssertionError:
-                # The server's own listings may lag, between one look and the other, too.
+            except (AssertionError, NotFound):
+                # The server's own listings may lag, between one look and the other, too; and it
+                # may be at work still on requests whose answers were cut off.
                 if number == LOOKS:
                     raise
                 self._pause.wait(0.5)

@@ -227,7 +227,9 @@ def test_token_that_keystone_does_not_know(cloud: Cloud, sources: Sources) -> No
 
 def test_unknown_region(cloud: Cloud, sources: Sources) -> None:
     error = refuse(load(replace(sources, environ=cloud.environ, region="regionTwo")))
-    assert str(error).endswith("set OS_REGION_NAME to one of regionOne")
+    # The catalog has a second one while the tests on Ceph RGW run.
+    assert "set OS_REGION_NAME to one of " in str(error)
+    assert "regionOne" in str(error).rpartition("one of ")[2]
 
 
 @pytest.mark.parametrize("address", ["swift", "no such path"])

@@ -11,7 +11,7 @@ import pytest
 from allasfs.config import MIB, Config
 from allasfs.errors import DirectoryNotEmpty, NameTooLong, QuotaExceeded, Unavailable
 from allasfs.fs.vfs import Vfs
-from allasfs.store.api import DIRECTORY_TYPE
+from allasfs.store.api import DIRECTORY_TYPE, Segment
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.fakes.clock import FakeClock
 from tests.fakes.memstore import RGW, Call, MemStore, get_bytes, put_bytes
@@ -344,6 +344,23 @@ def test_large_objects_of_a_server_that_does_not_list_sizes_are_moved(
         assert read_file(fs, f"/bucket/new/{name}") == name.encode() * 3 * MIB
         fs.unlink(f"/bucket/new/{name}")
     assert store.keys("bucket_segments") == []
+
+
+def test_a_large_object_whose_segments_nobody_tells_replaces_another(
+    mount: Mount, clock: FakeClock, expected_logs: ExpectLog
+) -> None:
+    expected_logs("left over")
+    store = MemStore(clock_ns=clock.ns, capabilities=RGW)
+    store.create_container("bucket")
+    store.create_container("parts")
+    part = put_bytes(store, "parts", "0", b"static")
+    segment = Segment("parts", part.key, part.size, part.etag)
+    store.put_slo("bucket", "static", [segment], content_type="a/b")
+    fs = mount(store)
+    write_file(fs, "/bucket/dynamic", bytes(3 * MIB))
+    fs.rename("/bucket/static", "/bucket/dynamic")
+    assert read_file(fs, "/bucket/dynamic") == b"static"
+    assert fs.listdir("/bucket") == ["dynamic"]
 
 
 def test_a_large_file_that_is_open_is_replaced_without_leftovers(
