@@ -183,7 +183,12 @@ class OpenFile:
     # -- changing ---------------------------------------------------------------------------------
 
     def write(self, offset: int, data: bytes, *, append: bool = False) -> int:
-        """Write all of ``data``; raise NoSpace, FileTooBig. Return its length."""
+        """Write all of ``data``; raise NoSpace, FileTooBig. Return its length.
+
+        Nothing written changes nothing, not even the time (POSIX, write).
+        """
+        if not data:
+            return 0
         with self.lock:
             spool = self._open_spool()
             if append:
