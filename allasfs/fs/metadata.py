@@ -70,6 +70,8 @@ class Metadata:
             file.give(given)
         elif self._differs(place, given):
             self._change(place, given, dict)
+        else:
+            self._tell(place, given)
 
     def _refuse_root(self, path: str, given: Given) -> None:
         """Nothing keeps what is given to the root of an account; what it has already may be given.
@@ -80,6 +82,18 @@ class Metadata:
         has = Given(attr.mtime_ns, attr.mode & 0o7777, attr.uid, attr.gid)
         if has.changed(given) != has:
             raise NotPermitted(path, "the store keeps no attributes of an account")
+
+    def _tell(self, place: Place, given: Given) -> None:
+        """The store has it already; stat may have told something else before that was known."""
+        info = self._described(place)
+        if info is None:
+            return
+        told = self._attributes.given(place.bucket, info).changed(given)
+        metadata = self._attributes.metadata(place.bucket, info)
+        self._attributes.remember(place.bucket, info, told, metadata)
+        file = self._files.at(place)
+        if file is not None:
+            file.moved(place, file.info)
 
     def _differs(self, place: Place, given: Given) -> bool:
         """Whether the store would keep something else than it does."""
