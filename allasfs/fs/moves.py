@@ -164,6 +164,15 @@ class Moves:
         large.remove_segments(self._store, freed)
         return stored
 
+    def _may_be_copied(self, bucket: str, key: str, info: ObjectInfo) -> bool:
+        """Whether a copy that failed may be there: then the mark must stay on both."""
+        try:
+            return self._store.head(bucket, key).info.same_bytes(info)
+        except NotFound:
+            return False
+        except FsError:
+            return True
+
     def _not_of(self, bucket: str, info: ObjectInfo, freed: list[Segment]) -> list[Segment]:
         """Return the segments that a large object does not use."""
         try:
@@ -177,13 +186,18 @@ class Moves:
         """Copy a file; of a large one the manifest, marked as sharing its segments."""
         is_large = info.kind is not Kind.PLAIN
         before = large.share(self._store, bucket, info) if is_large else None
-        stored = self._store.copy(
-            bucket,
-            info,
-            (new_bucket, key),
-            manifest=is_large,
-            content_type=_type_after(info, key),
-        )
+        try:
+            stored = self._store.copy(
+                bucket,
+                info,
+                (new_bucket, key),
+                manifest=is_large,
+                content_type=_type_after(info, key),
+            )
+        except FsError:
+            if before is not None and not self._may_be_copied(new_bucket, key, info):
+                large.unshare(self._store, bucket, info, before)
+            raise
         is_newer = not (before.info.same_version(info) if before else stored.etag == info.etag)
         if is_newer:
             # Another client replaced the object meanwhile, and its version was copied.
@@ -295,7 +309,7 @@ class Moves:
         def copy(info: ObjectInfo) -> _Copy:
             key = _renamed(info.key, old, new)
             there = target.there.get(key)
-            if there is not None and info.kind is Kind.PLAIN and _is_copy(there, info):
+            if there is not None and info.kind is Kind.PLAIN and there.same_bytes(info):
                 return _Copy(info, there, None)
             made = self._copy(old.bucket, info, new.bucket, key)
             if made.before is not None and target.is_continued:
@@ -307,14 +321,17 @@ class Moves:
         if failure is None:
             return {made.old.key: made for made in copies}
         if not target.is_continued:
-            self._take_back(old, copies, target)
+            self._take_back(old, objects, copies, target)
         self._listings.subtree_outdated(new.bucket, new.prefix)
         raise failure
 
-    def _take_back(self, old: Place, copies: Sequence[_Copy], target: _Target) -> None:
+    def _take_back(
+        self, old: Place, objects: Sequence[ObjectInfo], copies: Sequence[_Copy], target: _Target
+    ) -> None:
+        """Remove all new names, also those whose copies were done and not answered."""
         new = target.place
         try:
-            self._store.delete_many(new.bucket, [copy.new.key for copy in copies])
+            self._store.delete_many(new.bucket, [_renamed(info.key, old, new) for info in objects])
             if new.prefix in target.there:
                 self._tree.put_marker(new)
             else:
@@ -442,8 +459,4 @@ def _followed(info: ObjectInfo, copy: ObjectInfo) -> ObjectInfo:
 
     When another client's newer version was copied instead, the handles stay at theirs.
     """
-    return copy if _is_copy(copy, info) else replace(info, key=copy.key)
-
-
-def _is_copy(copy: ObjectInfo, info: ObjectInfo) -> bool:
-    return (copy.size, copy.etag) == (info.size, info.etag)
+    return copy if copy.same_bytes(info) else replace(info, key=copy.key)
