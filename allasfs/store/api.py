@@ -55,6 +55,10 @@ class ObjectInfo:
             self.size == 0 and self.content_type.partition(";")[0] in DIRECTORY_TYPES
         )
 
+    def same_bytes(self, other: ObjectInfo) -> bool:
+        """Whether both have one size and one ETag, whatever their names and times."""
+        return (self.size, self.etag) == (other.size, other.etag)
+
     def same_version(self, other: ObjectInfo) -> bool:
         """Whether both describe one version, although other requests gave them.
 

@@ -120,15 +120,15 @@ def publish(
     return store.put_dlo(bucket, key, manifest, content_type=content_type, metadata=metadata)
 
 
-def published(store: Store, bucket: str, key: str, segments: list[Segment]) -> ObjectInfo | None:
+def published(store: Store, bucket: str, key: str, segments: list[Segment]) -> ObjectHead | None:
     """Return the object if it is a manifest over just these segments, else None."""
     try:
-        info = store.head(bucket, key).info
+        head = store.head(bucket, key)
+        found = {(segment.container, segment.key) for segment in _segments(store, bucket, head)}
     except NotFound:
         return None
     wanted = {(segment.container, segment.key) for segment in segments}
-    found = {(segment.container, segment.key) for segment in segments_of(store, bucket, info)}
-    return info if found == wanted else None
+    return head if found == wanted else None
 
 
 def segments_of(store: Store, bucket: str, info: ObjectInfo) -> list[Segment]:
@@ -222,9 +222,10 @@ class Found:
         """Whether this is the version of ``info``, and the segments are all of it."""
         if self.head is None or not self.segments:
             return False
-        now = self.head.info
-        is_same = (now.size, now.etag) == (info.size, info.etag)
-        return is_same and sum(segment.size for segment in self.segments) == info.size
+        return (
+            self.head.info.same_bytes(info)
+            and sum(segment.size for segment in self.segments) == info.size
+        )
 
 
 def look(store: Store, bucket: str, info: ObjectInfo | None) -> Found:
@@ -261,7 +262,7 @@ def is_at(store: Store, bucket: str, info: ObjectInfo) -> bool:
         now = store.head(bucket, info.key).info
     except NotFound:
         return False
-    return (now.size, now.etag) == (info.size, info.etag)
+    return now.same_bytes(info)
 
 
 def remove_segments(store: Store, segments: list[Segment]) -> bool:

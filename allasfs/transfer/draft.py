@@ -313,6 +313,13 @@ class Draft(Segments):
 
     # -- the upload -------------------------------------------------------------------------------
 
+    def forget_base(self) -> None:
+        """Nothing of the version that was changed is needed any more: all is local."""
+        with self._lock:
+            for part in self._parts.all:
+                if not part.is_own:
+                    self._parts.remove(part)
+
     def plan(self) -> list[Task]:
         """Return the segments of the next version. Nothing may be on its way."""
         sizes = self._sending.sizes(self.file.spool)

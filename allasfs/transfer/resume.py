@@ -144,7 +144,7 @@ class Resume:
             now = self._store.head(note.bucket, note.key).info
         except NotFound:
             return note.base is None
-        return note.base is not None and _is_same(now, note.base)
+        return note.base is not None and now.same_bytes(note.base)
 
     def _finish(self, path: Path, note: Note) -> None:
         present = Spans()
@@ -208,7 +208,3 @@ class Resume:
 
 def _layout(note: Note) -> large.Layout:
     return large.Layout(note.container, note.prefix)
-
-
-def _is_same(now: ObjectInfo, base: ObjectInfo) -> bool:
-    return (now.size, now.etag) == (base.size, base.etag)

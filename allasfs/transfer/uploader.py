@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future
 from allasfs.config import Config
 from allasfs.errors import Exists, FsError, NotFound, Stale, Unavailable
 from allasfs.store import large
-from allasfs.store.api import ObjectInfo, Segment, Store
+from allasfs.store.api import ObjectHead, ObjectInfo, Segment, Store
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.draft import Draft, Fetch, Guard
 from allasfs.transfer.parts import Task
@@ -104,14 +104,20 @@ class Uploader:
     ) -> ObjectInfo:
         draft.know_base(found)
         plan = draft.plan()
-        self._check_kept(draft, found, plan)
+        if self._keeps_what_is_gone(draft, found, plan):
+            if draft.absent():
+                why = "replaced by another client meanwhile"
+                raise Stale(f"{draft.bucket}/{draft.key}", why)
+            # All of it is here.
+            draft.forget_base()
+            plan = draft.plan()
         old = [] if found.is_shared else list(found.segments)
         try:
             draft.closing(content_type, metadata, old, exclusive=exclusive)
             segments = self._send(draft, plan, found, fetch)
             draft.sweep(segments)
             check()
-            info = self._publish(draft, segments, content_type, metadata, exclusive)
+            info = self._publish(draft, segments, found, content_type, metadata, exclusive)
         except FsError:
             draft.failed()
             raise
@@ -121,12 +127,12 @@ class Uploader:
         return info
 
     @staticmethod
-    def _check_kept(draft: Draft, found: large.Found, plan: list[Task]) -> None:
-        """Raise Stale when the version whose segments shall stay is not there any more."""
+    def _keeps_what_is_gone(draft: Draft, found: large.Found, plan: list[Task]) -> bool:
+        """Whether segments shall stay of a version that is not there any more."""
         base = draft.base
-        keeps = any(task.part is not None and not task.part.is_own for task in plan)
-        if base is not None and keeps and base.kind in large.LARGE and not found.is_over(base):
-            raise Stale(f"{draft.bucket}/{draft.key}", "replaced by another client meanwhile")
+        if base is None or base.kind not in large.LARGE or found.is_over(base):
+            return False
+        return any(task.part is not None and not task.part.is_own for task in plan)
 
     def _send(
         self, draft: Draft, plan: list[Task], found: large.Found, fetch: Fetch
@@ -160,6 +166,7 @@ class Uploader:
         self,
         draft: Draft,
         segments: list[Segment],
+        found: large.Found,
         content_type: str,
         metadata: Mapping[str, str],
         exclusive: bool,
@@ -180,10 +187,12 @@ class Uploader:
             )
         except Unavailable as exc:
             # The answer is lost, perhaps not the manifest.
-            info = self._published(draft, segments, exc)
-            if info is None:
+            head = self._published(draft, segments, exc)
+            # Over the segments of the version before alone, only its metadata tell it from that.
+            is_new = not set(segments) <= set(found.segments)
+            if head is None or not (is_new or metadata.items() <= head.metadata.items()):
                 raise
-            return info
+            return head.info
 
     def _must_be_free(self, bucket: str, key: str) -> None:
         try:
@@ -194,7 +203,7 @@ class Uploader:
 
     def _published(
         self, draft: Draft, segments: list[Segment], error: Unavailable
-    ) -> ObjectInfo | None:
+    ) -> ObjectHead | None:
         """Return the version whose manifest is over these segments, None when there is none.
 
         Raises ``error`` when the store does not tell: then the segments stay.
