@@ -35,6 +35,7 @@ from allasfs.fs.tree import Tree
 from allasfs.fs.types import content_type
 from allasfs.store import large
 from allasfs.store.api import Kind, ObjectHead, ObjectInfo, Segment
+from allasfs.transfer.leftovers import Leftovers, Old
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class Moves:
         self._files = files
         self._pages = pages
         self._orphaned = orphaned
+        self._leftovers = Leftovers(services.store, services.spool.folder)
 
     def rename(self, path: str, target: str) -> None:
         """Give a file or directory another name.
@@ -144,25 +146,50 @@ class Moves:
         self, bucket: str, info: ObjectInfo, new: Place, replaced: ObjectInfo | None
     ) -> ObjectInfo:
         """Copy a file on the server and remove the old name; a large one keeps its segments."""
-        freed = large.own_segments(self._store, new.bucket, replaced)
+        old = self._replacing(bucket, info, new.bucket, replaced)
+        freed = list(old.segments) if old is not None else []
         if freed and info.kind is not Kind.PLAIN:
             # Both may be manifests over the same segments.
             freed = self._not_of(bucket, info, freed)
         # The object of a file beside a directory of its name is not called as it is shown.
         key = new.key if replaced is None else replaced.key
-        copy = self._copy(bucket, info, new.bucket, key)
         try:
-            self._store.delete(bucket, info.key)
-        except NotFound:
-            log.info("%s/%s was removed by another client meanwhile", bucket, info.key)
+            copy = self._copy(bucket, info, new.bucket, key)
         except FsError:
-            if self._is_there(bucket, info.key):
-                self._undo_copy(bucket, copy, new.bucket, replaced)
-                raise
-            # Only the answer was lost: the new name has the only copy now.
-        stored = self._settle(bucket, copy, new.bucket)
-        large.remove_segments(self._store, freed)
-        return stored
+            self._leftovers.keep(old)
+            raise
+        try:
+            try:
+                self._store.delete(bucket, info.key)
+            except NotFound:
+                log.info("%s/%s was removed by another client meanwhile", bucket, info.key)
+            except FsError:
+                if self._is_there(bucket, info.key):
+                    self._undo_copy(bucket, copy, new.bucket, replaced)
+                    raise
+                # Only the answer was lost: the new name has the only copy now.
+            return self._settle(bucket, copy, new.bucket)
+        finally:
+            self._leftovers.remove(old, freed)
+
+    def _replacing(
+        self, bucket: str, info: ObjectInfo, new_bucket: str, replaced: ObjectInfo | None
+    ) -> Old | None:
+        """Prepare to replace a file by another one."""
+        found = large.look(self._store, new_bucket, replaced)
+        if found.is_untold and found.head is not None and info.kind is not Kind.PLAIN:
+            now = self._store.head(bucket, info.key).info
+            if now.etag == found.head.info.etag:
+                # The same segments, or others of the same content: nobody can tell.
+                log.warning(
+                    "the segments of %s/%s are left over: %s/%s may be over the same",
+                    new_bucket,
+                    found.head.info.key,
+                    bucket,
+                    info.key,
+                )
+                return None
+        return self._leftovers.before(new_bucket, found)
 
     def _may_be_copied(self, bucket: str, key: str, info: ObjectInfo) -> bool:
         """Whether a copy that failed may be there: then the mark must stay on both."""

@@ -131,6 +131,12 @@ def published(store: Store, bucket: str, key: str, segments: list[Segment]) -> O
     return head if found == wanted else None
 
 
+def etag_of(segments: list[Segment]) -> str:
+    """Return the ETag that a manifest over these segments has."""
+    text = "".join(segment.etag for segment in segments)
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
 def segments_of(store: Store, bucket: str, info: ObjectInfo) -> list[Segment]:
     """Return the segments that a large object has for itself; of any other, none.
 
@@ -217,6 +223,8 @@ class Found:
     segments: tuple[Segment, ...] = ()
     # Another name may use the segments, too.
     is_shared: bool = False
+    # The server does not tell the segments (RGW, of static large objects).
+    is_untold: bool = False
 
     def is_over(self, info: ObjectInfo) -> bool:
         """Whether this is the version of ``info``, and the segments are all of it."""
@@ -229,11 +237,7 @@ class Found:
 
 
 def look(store: Store, bucket: str, info: ObjectInfo | None) -> Found:
-    """Return what is at the name of a large object; nothing for any other object.
-
-    Where the server does not tell the segments (RGW, of static large objects) there are none: they
-    are left over when it is replaced, and the log says so.
-    """
+    """Return what is at the name of a large object; nothing for any other object."""
     if info is None or info.kind not in LARGE:
         return Found()
     try:
@@ -242,18 +246,8 @@ def look(store: Store, bucket: str, info: ObjectInfo | None) -> Found:
         return Found()
     try:
         return Found(head, tuple(_segments(store, bucket, head)), SHARED in head.metadata)
-    except NotSupported as exc:
-        log.warning("the segments of %s/%s will be left over: %s", bucket, info.key, exc)
-        return Found(head)
-
-
-def own_segments(store: Store, bucket: str, info: ObjectInfo | None) -> list[Segment]:
-    """Return the segments to be removed after an object is replaced."""
-    found = look(store, bucket, info)
-    if found.is_shared and info is not None:
-        warn_of_shared(bucket, info)
-        return []
-    return list(found.segments)
+    except NotSupported:
+        return Found(head, is_shared=SHARED in head.metadata, is_untold=True)
 
 
 def is_at(store: Store, bucket: str, info: ObjectInfo) -> bool:
@@ -270,17 +264,23 @@ def remove_segments(store: Store, segments: list[Segment]) -> bool:
 
     What cannot be deleted is only waste, and logged.
     """
-    is_done = True
+    try:
+        delete_segments(store, segments)
+    except FsError as exc:
+        where = ", ".join(sorted({segment.container for segment in segments}))
+        log.warning("segments of a removed object are left over in %s: %s", where, exc)
+        return False
+    return True
+
+
+def delete_segments(store: Store, segments: list[Segment]) -> None:
+    """Delete segments that nothing refers to; raises as the store does."""
     for container in sorted({segment.container for segment in segments}):
         keys = [segment.key for segment in segments if segment.container == container]
         try:
             store.delete_many(container, keys)
         except NotFound:
             log.info("the bucket %s is gone, and the segments in it", container)
-        except FsError as exc:
-            log.warning("segments of a removed object are left over in %s: %s", container, exc)
-            is_done = False
-    return is_done
 
 
 def remove_all(store: Store, layout: Layout) -> None:

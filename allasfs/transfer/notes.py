@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ PUBLISHED = "published"
 # The manifest may stand or not.
 UNSURE = "unsure"
 KEPT = "kept"
+# A copy of a manifest that is being replaced lies at container and prefix; ``base`` is its version.
+ASIDE = "aside"
+# That version is replaced: the copy is to be deleted with its segments.
+REPLACED = "replaced"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,10 @@ class Note:
     def subject(self) -> str:
         """The object, for messages."""
         return f"{self.bucket}/{self.key}"
+
+    def at(self, state: str) -> Note:
+        """Return it in another state."""
+        return replace(self, state=state)
 
     def save(self, path: Path, *, durable: bool) -> None:
         """Write it to the disk as a whole, or leave the older one; raises OSError."""

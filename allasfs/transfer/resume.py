@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from allasfs.deadline import within
-from allasfs.errors import Corrupt, Exists, FsError, NotFound, Stale, Unavailable
+from allasfs.errors import Corrupt, Exists, FsError, NotFound, NotSupported, Stale, Unavailable
 from allasfs.store import large
-from allasfs.store.api import Kind, ObjectInfo
-from allasfs.transfer import notes
+from allasfs.store.api import Kind, ObjectInfo, Segment
+from allasfs.transfer import leftovers, notes
 from allasfs.transfer.draft import Draft, Fetch
 from allasfs.transfer.notes import Note
 from allasfs.transfer.readahead import Window
@@ -96,8 +96,9 @@ class Resume:
         return True
 
     def _end(self, path: Path, note: Note) -> None:
-        if note.state == notes.PUBLISHED:
-            large.remove_segments(self._store, list(note.old))
+        if note.state in (notes.PUBLISHED, notes.ASIDE, notes.REPLACED):
+            leftovers.end(self._store, note)
+            log.info("what a version of %s left before is removed", note.subject)
         elif self._is_published(note):
             self._clear_published(note)
             log.info("%s was stored before the program died", note.subject)
@@ -126,15 +127,23 @@ class Resume:
             return head.manifest == f"{note.container}/{note.prefix}"
         if head.info.kind is not Kind.SLO or note.state == notes.WRITING:
             return False
+        try:
+            segments = large.segments_of(self._store, note.bucket, head.info)
+        except NotSupported:
+            # RGW does not tell them; the checksum of a manifest is that of its segments'.
+            return head.info.etag == large.etag_of(_segments(note))
         return any(
             segment.container == note.container and segment.key.startswith(note.prefix)
-            for segment in large.segments_of(self._store, note.bucket, head.info)
+            for segment in segments
         )
 
     def _clear_published(self, note: Note) -> None:
         """Remove what the published version does not use."""
         info = self._store.head(note.bucket, note.key).info
-        used = large.segments_of(self._store, note.bucket, info)
+        try:
+            used = large.segments_of(self._store, note.bucket, info)
+        except NotSupported:
+            used = _segments(note)
         unused = [each for each in (*note.old, *note.stored) if each not in used]
         large.remove_segments(self._store, unused)
 
@@ -204,6 +213,12 @@ class Resume:
             return data
 
         return fetch, reader.close
+
+
+def _segments(note: Note) -> list[Segment]:
+    """Return the segments that a version is to have of which all is sent."""
+    parts = [part.copied or part.segment for part in note.parts]
+    return [segment for segment in parts if segment is not None]
 
 
 def _layout(note: Note) -> large.Layout:

@@ -13,6 +13,7 @@ from allasfs.store import large
 from allasfs.store.api import ObjectHead, ObjectInfo, Segment, Store
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.draft import Draft, Fetch, Guard
+from allasfs.transfer.leftovers import Leftovers, Old
 from allasfs.transfer.parts import Task
 from allasfs.transfer.sending import Sending
 from allasfs.transfer.spoolfile import SpoolFile
@@ -78,16 +79,22 @@ class Uploader:
             return self._segmented(draft, found, content_type, metadata, fetch, exclusive, check)
         draft.fill(0, draft.size, fetch)
         check()
-        info = self._store.put(
-            draft.bucket,
-            draft.key,
-            draft.file.part(0, draft.size),
-            md5=draft.file.md5(),
-            content_type=content_type,
-            metadata=metadata,
-            exclusive=exclusive,
-        )
-        self._remove_old(draft, info, found, [])
+        leftovers = self._leftovers(draft)
+        replaced = leftovers.before(draft.bucket, found)
+        try:
+            info = self._store.put(
+                draft.bucket,
+                draft.key,
+                draft.file.part(0, draft.size),
+                md5=draft.file.md5(),
+                content_type=content_type,
+                metadata=metadata,
+                exclusive=exclusive,
+            )
+        except FsError:
+            leftovers.keep(replaced)
+            raise
+        self._remove_old(draft, info, replaced, [])
         draft.forget_sent()
         draft.stored(info, [])
         return info
@@ -112,17 +119,21 @@ class Uploader:
             draft.forget_base()
             plan = draft.plan()
         old = [] if found.is_shared else list(found.segments)
+        leftovers = self._leftovers(draft)
+        replaced: Old | None = None
         try:
             draft.closing(content_type, metadata, old, exclusive=exclusive)
             segments = self._send(draft, plan, found, fetch)
             draft.sweep(segments)
             check()
+            replaced = leftovers.before(draft.bucket, found)
             info = self._publish(draft, segments, found, content_type, metadata, exclusive)
         except FsError:
+            leftovers.keep(replaced)
             draft.failed()
             raise
         draft.published(segments)
-        self._remove_old(draft, info, found, segments)
+        self._remove_old(draft, info, replaced, segments)
         draft.stored(info, segments)
         return info
 
@@ -215,20 +226,24 @@ class Uploader:
             draft.is_unsure = True
             raise error from exc
 
+    def _leftovers(self, draft: Draft) -> Leftovers:
+        return Leftovers(self._store, draft.file.spool.folder)
+
     def _remove_old(
-        self, draft: Draft, info: ObjectInfo, found: large.Found, used: list[Segment]
+        self, draft: Draft, info: ObjectInfo, old: Old | None, used: list[Segment]
     ) -> None:
         """Remove the segments of the replaced version that the new one does not use."""
-        if found.is_shared:
-            large.warn_of_shared(draft.bucket, info)
+        if old is None:
             return
-        unused = [segment for segment in found.segments if segment not in used]
-        if not unused:
+        leftovers = self._leftovers(draft)
+        unused = [segment for segment in old.segments if segment not in used]
+        if not unused and old.aside is None:
             return
         try:
             is_there = large.is_at(self._store, draft.bucket, info)
         except FsError as exc:
             log.warning("segments of a replaced object are left over: %s", exc)
+            leftovers.remember(old, unused)
             return
         if not is_there:
             # Another client was as fast, and its version may use some of them.
@@ -237,5 +252,6 @@ class Uploader:
                 draft.bucket,
                 info.key,
             )
+            leftovers.keep(old)
             return
-        large.remove_segments(self._store, unused)
+        leftovers.remove(old, unused)

@@ -759,6 +759,22 @@ def test_a_static_large_object_can_be_deleted_with_segments_that_nobody_tells(
         store.delete_slo(bucket, "ä big")
 
 
+def test_a_copied_manifest_takes_the_segments_along_after_the_first_is_replaced(
+    store: Store, bucket: str
+) -> None:
+    parts, content = segments(store, 2, bucket + "_segments")
+    store.put_slo(bucket, "big", parts, content_type="text/plain")
+    info = store.head(bucket, "big").info
+    store.copy(bucket, info, (bucket + "_segments", "aside/1"), manifest=True)
+    put_bytes(store, bucket, "big", b"small")
+    copied = store.head(bucket + "_segments", "aside/1").info
+    assert (copied.kind, copied.size, copied.etag) == (Kind.SLO, info.size, info.etag)
+    assert get_bytes(store, bucket + "_segments", "aside/1") == content
+    store.delete_slo(bucket + "_segments", "aside/1")
+    assert objects(store, bucket + "_segments") == []
+    assert get_bytes(store, bucket, "big") == b"small"
+
+
 def test_deleting_what_is_no_static_large_object_as_one_deletes_nothing(
     store: Store, bucket: str
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import hmac
+import json
 import os
 import random
 import re
@@ -117,15 +118,172 @@ def test_renaming_copies_no_bytes_and_keeps_the_segments(
 
 
 def test_a_plain_file_in_its_place_does_not_pass_for_a_large_one(
-    store: SwiftStore, raw: Raw, bucket: str, tmp_path: Path, expected_logs: ExpectedLogs
+    store: SwiftStore, raw: Raw, bucket: str, tmp_path: Path
 ) -> None:
-    expected_logs("segments of .*/theirs will be left over")
     raw.put_slo(bucket, "theirs", PARTS, X_Object_Meta_Color="blue")
     with mounted(store, tmp_path) as fs:
         write_file(fs, f"/{bucket}/theirs", b"small")
     head = raw.do("HEAD", f"{bucket}/theirs")
     assert head.headers["X-Object-Meta-Color"] == "blue"
     assert not [name for name in head.headers if "static-large-object" in name.lower()]
+
+
+# -- static ones, whose segments nobody tells, replaced -------------------------------------------
+
+
+@pytest.fixture(params=["static", "after a chmod", "copy"])
+def untold(request: pytest.FixtureRequest, raw: Raw, bucket: str) -> str:
+    """A static large object of another client, in what states there are; returns its path."""
+    raw.put_slo(bucket, "theirs", PARTS, X_Object_Meta_Color="blue")
+    if request.param == "after a chmod":
+        # What tells a client of Swift that it is static is gone then.
+        raw.do("POST", f"{bucket}/theirs", X_Object_Meta_Mode="600")
+    if request.param == "copy":
+        raw.do("COPY", f"{bucket}/theirs", Destination=f"{bucket}/copy")
+        raw.do("DELETE", f"{bucket}/theirs")
+        return f"/{bucket}/copy"
+    return f"/{bucket}/theirs"
+
+
+def change(fs: VfsFs, path: str, how: str) -> bytes:
+    """Replace a file in one of the ways there are; return what it then is."""
+    flags = {"cut": os.O_WRONLY, "append": os.O_WRONLY | os.O_APPEND}.get(how, os.O_RDWR)
+    if how in ("small", "large"):
+        data = b"small" if how == "small" else bytes(3 * PART)
+        write_file(fs, path, data)
+        return data
+    if how == "truncate":
+        fs.truncate(path, 0)
+        return b""
+    fd = fs.open(path, flags)
+    if how == "cut":
+        fs.ftruncate(fd, PART + 5)
+        data = WHOLE[: PART + 5]
+    elif how == "append":
+        fs.pwrite(fd, b"more", 0)
+        data = WHOLE + b"more"
+    else:
+        fs.pwrite(fd, b"middle", PART + 1)
+        data = WHOLE[: PART + 1] + b"middle" + WHOLE[PART + 7 :]
+    fs.close(fd)
+    return data
+
+
+HOW = ["small", "large", "truncate", "cut", "append", "middle"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_static_one_that_is_replaced_leaves_no_segments(
+    store: SwiftStore, raw: Raw, untold: str, tmp_path: Path, how: str
+) -> None:
+    bucket = untold.split("/")[1]
+    with mounted(store, tmp_path) as fs:
+        data = change(fs, untold, how)
+        assert read_file(fs, untold) == data
+        left = raw.names(f"{bucket}_segments")
+        assert [name for name in left if "/slo/" in name or name.startswith(".")] == []
+        fs.unlink(untold)
+    assert raw.names(f"{bucket}_segments") == raw.names(bucket) == []
+    assert notes(tmp_path) == []
+
+
+def notes(folder: Path) -> list[str]:
+    """Return the names of the notes that mounts left."""
+    return [path.name for path in folder.glob("spool-*/*.upload")]
+
+
+@pytest.mark.parametrize("how", ["small", "large"])
+def test_a_static_one_that_could_not_be_replaced_is_whole(
+    store: SwiftStore,
+    raw: Raw,
+    untold: str,
+    tmp_path: Path,
+    how: str,
+    expected_logs: ExpectedLogs,
+) -> None:
+    expected_logs("was not stored .* 413 .*kept in")
+    _, bucket, name = untold.split("/")
+    # A manifest counts for an object, too.
+    raw.do("POST", bucket, X_Container_Meta_Quota_Bytes="1", X_Container_Meta_Quota_Count="1")
+    raw.do("PUT", f"{bucket}_segments/{name}/keep", b"")
+    before = raw.names(f"{bucket}_segments")
+    with mounted(store, tmp_path, loses=1) as fs:
+        with refused(errno.EDQUOT):
+            change(fs, untold, how)
+        assert raw.do("GET", f"{bucket}/{name}").content == WHOLE
+        assert raw.names(f"{bucket}_segments") == before
+    assert notes(tmp_path) == []
+
+
+@pytest.mark.parametrize("how", ["small", "large", "static"])
+def test_a_file_that_takes_the_name_of_a_static_one_leaves_no_segments(
+    store: SwiftStore, raw: Raw, untold: str, tmp_path: Path, how: str
+) -> None:
+    bucket = untold.split("/")[1]
+    with mounted(store, tmp_path) as fs:
+        data = b"small" if how == "small" else bytes(3 * PART)
+        if how == "static":
+            raw.put_slo(bucket, "new", [data, b"tail"])
+            data += b"tail"
+        else:
+            write_file(fs, f"/{bucket}/new", data)
+        fs.rename(f"/{bucket}/new", untold)
+        assert fs.listdir(f"/{bucket}") == [untold.split("/")[2]]
+        assert read_file(fs, untold) == data
+        left = raw.names(f"{bucket}_segments")
+        assert [name for name in left if name.startswith((".", "theirs/slo/"))] == []
+        fs.unlink(untold)
+    assert raw.names(f"{bucket}_segments") == []
+
+
+@pytest.mark.semantics("L5")
+def test_a_copy_of_a_static_one_takes_the_name_of_the_other_and_keeps_the_segments(
+    store: SwiftStore, raw: Raw, bucket: str, tmp_path: Path, expected_logs: ExpectedLogs
+) -> None:
+    expected_logs("may be over the same")
+    raw.put_slo(bucket, "theirs", PARTS)
+    raw.do("COPY", f"{bucket}/theirs", Destination=f"{bucket}/copy")
+    with mounted(store, tmp_path) as fs:
+        fs.rename(f"/{bucket}/copy", f"/{bucket}/theirs")
+        assert read_file(fs, f"/{bucket}/theirs") == WHOLE
+        fs.unlink(f"/{bucket}/theirs")
+    assert raw.names(f"{bucket}_segments") == raw.names(bucket) == []
+
+
+def test_segments_of_a_static_one_in_another_bucket_go_too(
+    store: SwiftStore, raw: Raw, bucket: str, tmp_path: Path
+) -> None:
+    raw.do("PUT", f"{bucket}-parts")
+    path = f"{bucket}-parts/theirs/0"
+    raw.do("PUT", path, PARTS[0])
+    manifest = json.dumps([{"path": f"/{path}", "size_bytes": PART}]).encode()
+    raw.do("PUT", f"{bucket}/theirs", manifest, "multipart-manifest=put")
+    with mounted(store, tmp_path) as fs:
+        write_file(fs, f"/{bucket}/theirs", b"small")
+    assert raw.do("GET", f"{bucket}/theirs").content == b"small"
+    assert raw.names(f"{bucket}-parts") == raw.names(f"{bucket}_segments") == []
+
+
+@pytest.mark.semantics("L5")
+def test_a_static_one_is_replaced_though_nothing_may_be_put_beside_its_segments(
+    store: SwiftStore,
+    raw: Raw,
+    other: Raw,
+    bucket: str,
+    tmp_path: Path,
+    expected_logs: ExpectedLogs,
+) -> None:
+    expected_logs("the segments of .*/theirs will be left over")
+    other.do("PUT", f"{bucket}_segments")
+    raw.do("PUT", f"{bucket}-parts")
+    raw.do("PUT", f"{bucket}-parts/0", PARTS[0])
+    manifest = json.dumps([{"path": f"/{bucket}-parts/0", "size_bytes": PART}]).encode()
+    raw.do("PUT", f"{bucket}/theirs", manifest, "multipart-manifest=put")
+    with mounted(store, tmp_path) as fs:
+        write_file(fs, f"/{bucket}/theirs", b"small")
+    assert raw.do("GET", f"{bucket}/theirs").content == b"small"
+    assert raw.names(f"{bucket}-parts") == ["0"]
+    assert other.names(f"{bucket}_segments") == []
 
 
 def test_times_and_modes_are_changed_and_all_else_is_kept(

@@ -11,10 +11,10 @@ import pytest
 from allasfs.config import MIB, Config
 from allasfs.errors import DirectoryNotEmpty, NameTooLong, QuotaExceeded, Unavailable
 from allasfs.fs.vfs import Vfs
-from allasfs.store.api import DIRECTORY_TYPE, Segment
+from allasfs.store.api import DIRECTORY_TYPE, Capabilities, Segment
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.fakes.clock import FakeClock
-from tests.fakes.memstore import RGW, Call, MemStore, get_bytes, put_bytes
+from tests.fakes.memstore import OPENSTACK, RGW, Call, MemStore, get_bytes, put_bytes
 
 ExpectLog = Callable[[str], None]
 KEYS = [f"old/{number:03}" for number in range(30)] + ["old/d/a", "old/d/b"]
@@ -361,6 +361,94 @@ def test_a_large_object_whose_segments_nobody_tells_replaces_another(
     fs.rename("/bucket/static", "/bucket/dynamic")
     assert read_file(fs, "/bucket/dynamic") == b"static"
     assert fs.listdir("/bucket") == ["dynamic"]
+
+
+def static(store: MemStore, key: str, *parts: bytes) -> None:
+    """Store a static large object as another client does, its segments in a bucket of their own."""
+    store.create_container("theirs")
+    segments = []
+    for number, part in enumerate(parts):
+        put = put_bytes(store, "theirs", f"{key}/{number}", part)
+        segments.append(Segment("theirs", put.key, put.size, put.etag))
+    store.put_slo("bucket", key, segments, content_type="a/b")
+
+
+@pytest.fixture
+def silent(clock: FakeClock) -> MemStore:
+    """A store that does not tell the segments of static large objects."""
+    store = MemStore(clock_ns=clock.ns, capabilities=RGW)
+    store.create_container("bucket")
+    return store
+
+
+@pytest.mark.parametrize("kind", ["small", "dynamic", "static"])
+def test_a_file_that_takes_the_name_of_one_whose_segments_nobody_tells_leaves_none(
+    mount: Mount, silent: MemStore, kind: str
+) -> None:
+    static(silent, "old", b"abc", b"def")
+    fs = mount(silent)
+    data = {"small": b"1", "dynamic": bytes(3 * MIB), "static": b"other"}[kind]
+    if kind == "static":
+        static(silent, "new", data)
+    else:
+        write_file(fs, "/bucket/new", data)
+    fs.rename("/bucket/new", "/bucket/old")
+    assert read_file(fs, "/bucket/old") == data
+    assert fs.listdir("/bucket") == ["old"]
+    assert [key for key in silent.keys("theirs") if key.startswith("old/")] == []
+    fs.unlink("/bucket/old")
+    assert silent.keys("theirs") == silent.keys("bucket_segments") == []
+
+
+@pytest.mark.semantics("L5")
+@pytest.mark.parametrize("direction", [("copy", "static"), ("static", "copy")])
+def test_a_copy_of_a_manifest_that_takes_the_name_of_the_other_keeps_the_segments(
+    mount: Mount, silent: MemStore, direction: tuple[str, str], expected_logs: ExpectLog
+) -> None:
+    expected_logs("may be over the same")
+    static(silent, "static", b"abc", b"def")
+    info = silent.head("bucket", "static").info
+    silent.copy("bucket", info, ("bucket", "copy"), manifest=True)
+    fs = mount(silent)
+    old, new = direction
+    fs.rename(f"/bucket/{old}", f"/bucket/{new}")
+    assert read_file(fs, f"/bucket/{new}") == b"abcdef"
+    assert fs.listdir("/bucket") == [new]
+
+
+def test_a_rename_that_could_not_copy_leaves_the_other_file_whole(
+    mount: Mount, silent: MemStore
+) -> None:
+    static(silent, "old", b"abc", b"def")
+    fs = mount(silent)
+    write_file(fs, "/bucket/new", b"1")
+
+    def refuse(call: Call) -> None:
+        if call.method == "copy" and call.key == "new":
+            raise QuotaExceeded("bucket", "413")
+
+    silent.before = refuse
+    with pytest.raises(QuotaExceeded):
+        fs.rename("/bucket/new", "/bucket/old")
+    assert read_file(fs, "/bucket/old") == b"abcdef"
+    assert silent.keys("bucket_segments") == []
+    assert silent.keys("bucket") == ["new", "old"]
+
+
+@pytest.mark.parametrize("capabilities", [OPENSTACK, RGW])
+def test_a_replaced_file_leaves_no_segments_when_the_old_name_cannot_be_removed(
+    mount: Mount, clock: FakeClock, capabilities: Capabilities
+) -> None:
+    store = MemStore(clock_ns=clock.ns, capabilities=capabilities)
+    store.create_container("bucket")
+    fs = mount(store)
+    write_file(fs, "/bucket/old", bytes(3 * MIB))
+    write_file(fs, "/bucket/new", b"1")
+    store.fail_next(Unavailable("bucket/new", "503"), "delete")
+    with pytest.raises(Unavailable):
+        fs.rename("/bucket/new", "/bucket/old")
+    assert read_file(fs, "/bucket/old") == b"1"
+    assert store.keys("bucket_segments") == []
 
 
 def test_a_large_file_that_is_open_is_replaced_without_leftovers(

@@ -14,7 +14,7 @@ from allasfs import deadline
 from allasfs.config import MIB, Config
 from allasfs.deadline import Deadline
 from allasfs.errors import AccessDenied, FileTooBig, Internal, NotFound, QuotaExceeded, Unavailable
-from allasfs.store.api import Kind, ObjectInfo, Segment
+from allasfs.store.api import Kind, ObjectInfo
 from allasfs.transfer.spool import Spool
 from allasfs.transfer.spoolfile import SpoolFile
 from allasfs.transfer.uploader import Uploader
@@ -235,22 +235,6 @@ def test_a_large_object_that_another_client_took_away_is_no_obstacle(
     else:
         put_bytes(store, "bucket", "key", b"theirs")
     upload(uploader, file_of(spool, 5), replaced=old)
-    assert len(get_bytes(store, "bucket", "key")) == 5
-
-
-def test_a_static_object_whose_segments_nobody_tells_can_be_replaced(
-    spool: Spool, expected_logs: Callable[[str], None]
-) -> None:
-    # On Ceph RGW, the only one who wrote this object can be another client.
-    store = MemStore(capabilities=RGW)
-    store.create_container("bucket")
-    info = put_bytes(store, "bucket", "part", b"1")
-    old = store.put_slo(
-        "bucket", "key", [Segment("bucket", "part", 1, info.etag)], content_type="a/b"
-    )
-    expected_logs("left over")
-    with ThreadPoolExecutor(1) as pool:
-        upload(Uploader(store, pool, CONFIG), file_of(spool, 5), replaced=old)
     assert len(get_bytes(store, "bucket", "key")) == 5
 
 

@@ -1,0 +1,185 @@
+"""Leftovers: what a replaced version leaves in the store, removed when the new one stands.
+
+Where the server does not tell the segments of a static large object (RGW), only deleting its
+manifest with all that it names removes them. Such a manifest is copied aside before it is replaced,
+to a name in the bucket of segments; the copy is deleted afterwards, with the segments, or alone
+when nothing was replaced. A note on the disk tells of it meanwhile, and of all that could not be
+removed: the next mount removes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from allasfs.errors import FsError, NotFound
+from allasfs.store import large
+from allasfs.store.api import Kind, ObjectInfo, Segment, Store
+from allasfs.transfer.notes import ASIDE, PUBLISHED, REPLACED, SUFFIX, Note
+
+log = logging.getLogger(__name__)
+
+# Where manifests lie aside. No file's segments are there, and no prefix of a dynamic manifest is.
+ASIDE_PREFIX = ".allasfs-replaced/"
+
+
+@dataclass(frozen=True)
+class Aside:
+    """The copy of a manifest that is being replaced, and the note that tells of it."""
+
+    note: Note
+    path: Path
+
+
+@dataclass(frozen=True)
+class Old:
+    """What a version leaves when it is replaced."""
+
+    bucket: str
+    key: str
+    segments: tuple[Segment, ...] = field(default=())
+    aside: Aside | None = None
+
+
+class Leftovers:
+    """Removes what replaced versions leave; any thread may call any method."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        """``folder`` is the spool's, where notes are."""
+        self._store = store
+        self._folder = folder
+
+    def before(self, bucket: str, found: large.Found) -> Old | None:
+        """Prepare to replace a version; call ``keep`` or ``remove`` afterwards."""
+        if found.head is None:
+            return None
+        info = found.head.info
+        if found.is_shared:
+            large.warn_of_shared(bucket, info)
+            return None
+        aside = self._put_aside(bucket, info) if found.is_untold else None
+        return Old(bucket, info.key, found.segments, aside)
+
+    def keep(self, old: Old | None) -> None:
+        """The version was not replaced, as far as is known: its segments stay."""
+        if old is None or old.aside is None:
+            return
+        try:
+            _delete(self._store, old.aside.note)
+        except FsError as exc:
+            # The note stays, for the next mount.
+            log.info("%s: a copy of its manifest is left: %s", old.aside.note.subject, exc)
+        else:
+            old.aside.path.unlink(missing_ok=True)
+
+    def remove(self, old: Old | None, segments: list[Segment]) -> None:
+        """The version is replaced: remove ``segments`` of it, or what its manifest aside names."""
+        if old is None:
+            return
+        if segments and not large.remove_segments(self._store, segments):
+            self.remember(old, segments)
+        if old.aside is not None:
+            note = self._save(old.aside, REPLACED)
+            try:
+                remove_replaced(self._store, note)
+            except FsError as exc:
+                log.warning("segments of %s are left over: %s", note.subject, exc)
+            else:
+                old.aside.path.unlink(missing_ok=True)
+
+    def remember(self, old: Old, segments: list[Segment]) -> None:
+        """Let the next mount remove these, and what the manifest aside names."""
+        if segments:
+            note = Note(PUBLISHED, old.bucket, old.key, "", "", old=tuple(segments))
+            with suppress(OSError):
+                note.save(self._path(), durable=False)
+        if old.aside is not None:
+            self._save(old.aside, REPLACED)
+
+    def _put_aside(self, bucket: str, info: ObjectInfo) -> Aside | None:
+        unique = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(8)}"
+        container, key = bucket + large.SEGMENTS_SUFFIX, ASIDE_PREFIX + unique
+        aside = Aside(Note(ASIDE, bucket, info.key, container, key, base=info), self._path())
+        self._save(aside, ASIDE)
+        old = Old(bucket, info.key, aside=aside)
+        try:
+            try:
+                self._store.copy(bucket, info, (container, key), manifest=True)
+            except NotFound:
+                # Its segments are in another bucket.
+                self._store.create_container(container)
+                self._store.copy(bucket, info, (container, key), manifest=True)
+            head = self._store.head(container, key)
+        except FsError as exc:
+            log.warning("the segments of %s/%s will be left over: %s", bucket, info.key, exc)
+            self.keep(old)
+            return None
+        if head.info.kind is not Kind.SLO or large.SHARED in head.metadata:
+            log.warning(
+                "the segments of %s/%s will be left over: another client changed it meanwhile",
+                bucket,
+                info.key,
+            )
+            self.keep(old)
+            return None
+        return aside
+
+    def _path(self) -> Path:
+        return self._folder / f"{secrets.token_hex(8)}{SUFFIX}"
+
+    @staticmethod
+    def _save(aside: Aside, state: str) -> Note:
+        note = aside.note.at(state)
+        with suppress(OSError):
+            note.save(aside.path, durable=False)
+        return note
+
+
+def end(store: Store, note: Note) -> None:
+    """Do what a note of this module says, in the mount after; raises as the store does."""
+    if note.state == ASIDE:
+        _delete(store, note)
+    elif note.state == REPLACED:
+        remove_replaced(store, note)
+    else:
+        large.delete_segments(store, _unused(store, note))
+
+
+def remove_replaced(store: Store, note: Note) -> None:
+    """Delete the manifest that lies aside, with its segments unless the object still has them."""
+    if _is_back(store, note):
+        log.warning("the segments of %s stay: its manifest is as it was", note.subject)
+        _delete(store, note)
+        return
+    try:
+        store.delete_slo(note.container, note.prefix)
+    except NotFound:
+        log.info("the segments of %s were removed before", note.subject)
+
+
+def _is_back(store: Store, note: Note) -> bool:
+    """Whether the object is a manifest of the version that was replaced, for all that is known."""
+    try:
+        now = store.head(note.bucket, note.key).info
+    except NotFound:
+        return False
+    return now.kind is Kind.SLO and note.base is not None and now.same_bytes(note.base)
+
+
+def _delete(store: Store, note: Note) -> None:
+    with suppress(NotFound):
+        store.delete(note.container, note.prefix)
+
+
+def _unused(store: Store, note: Note) -> list[Segment]:
+    """Return the old segments that the object does not use now; raises NotSupported."""
+    try:
+        info = store.head(note.bucket, note.key).info
+    except NotFound:
+        return list(note.old)
+    used = set(large.segments_of(store, note.bucket, info))
+    return [segment for segment in note.old if segment not in used]
