@@ -68,6 +68,8 @@ CONNECT_TIMEOUT_S = 10.0
 # clients do not come back at the same moment.
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 8.0
+# OpenStack Swift moves the bytes of a COPY and says nothing meanwhile; so fast, or faster.
+COPIED_BYTES_PER_S = 10 * 1024 * 1024
 # RGW handles 1024 names of one bulk request and says nothing of the rest (measured, 16.2).
 BULK_DELETE_NAMES = 1000
 
@@ -102,6 +104,8 @@ class _Request:
     # Whether the answer to a change tells of it in its body. Else 200 is not from a Swift server:
     # something on the way answers with a page of its own.
     tells: bool = False
+    # How long the server may work on it in silence, on top of the deadline.
+    patience_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -565,6 +569,7 @@ class SwiftStore:
 
         With ``manifest`` a large object's manifest is copied, and both then share their segments.
         RGW always does this; OpenStack Swift without it would join the segments to one object.
+        Bytes that the server moves are waited for.
         """
         given = {"content-type": content_type} if content_type else {}
         request = _Request(
@@ -573,8 +578,10 @@ class SwiftStore:
             {"multipart-manifest": "get"} if manifest else None,
             {"destination": _path(*target), **given},
             subject=f"{container}/{info.key}",
+            patience_s=0.0 if manifest else info.size / COPIED_BYTES_PER_S,
         )
         answer = self._send(request)
+        current(self._timeout_s).progress()
         copied = self._stored(target[1], answer, info.size, content_type or info.content_type)
         return replace(copied, kind=info.kind, etag=info.etag if manifest else copied.etag)
 
@@ -733,7 +740,8 @@ class SwiftStore:
         response: _Response | None = None
         try:
             left = deadline.check(request.subject)
-            connection.requests_args["timeout"] = (min(left, CONNECT_TIMEOUT_S), left)
+            silence_s = left + request.patience_s
+            connection.requests_args["timeout"] = (min(left, CONNECT_TIMEOUT_S), silence_s)
             path = request.path if absolute else self._full_path(endpoint.storage_url, request.path)
             if request.query:
                 path += "?" + urlencode(request.query, quote_via=quote)

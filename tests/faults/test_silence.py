@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from swiftclient.client import Connection
 
+from allasfs.store.swift import COPIED_BYTES_PER_S
 from tests.faults import actions as do
-from tests.faults.proxy import Action, FaultProxy
+from tests.faults.proxy import Action, Exchange, FaultProxy
 from tests.mount.support import (
     MIB,
     PATIENCE_S,
@@ -33,6 +35,7 @@ TIMEOUT_S = 2.0
 # Longer than any test may take: what ends within it was not ended by the deadline.
 LONG_TIMEOUT_S = 600.0
 SIZE = 24 * MIB
+SLOW_S = 1.0
 
 CALLS: dict[str, tuple[Action, str, Callable[[Path], object]]] = {
     "listing": (do.silence_within_body, "GET", lambda top: os.listdir(top / "unknown")),
@@ -89,6 +92,63 @@ def test_a_call_whose_server_falls_silent_in_the_middle_ends_and_all_else_goes_o
     assert (top / "d/large").read_bytes() == pattern(SIZE)
     (top / "d/later").write_bytes(pattern(MIB))
     assert stored(swift, filled, "d/later") == pattern(MIB)
+
+
+# The time that a server has for so many bytes is the deadline and more than SLOW_S.
+COPIED = round((SLOW_S + 1) * COPIED_BYTES_PER_S)
+
+
+def slow(exchange: Exchange) -> None:
+    """The server moves bytes for longer than the deadline, and then answers."""
+    answer = exchange.forward()
+    exchange.stall(TIMEOUT_S + SLOW_S)
+    exchange.answer(answer)
+
+
+@pytest.mark.semantics("C25")
+def test_a_rename_waits_for_a_server_that_copies_many_bytes(
+    behind: Callable[..., Served], proxy: FaultProxy, bucket: str, swift: Connection
+) -> None:
+    swift.put_object(bucket, "file", pattern(COPIED))
+    top = behind(timeout=TIMEOUT_S).path / bucket
+    proxy.fail(slow, "COPY")
+    (top / "file").rename(top / "moved")
+    assert proxy.struck == 1
+    assert [each.method for each in proxy.requests()].count("COPY") == 1
+    assert stored(swift, bucket, "moved") == pattern(COPIED)
+    assert os.listdir(top) == ["moved"]
+
+
+@pytest.mark.semantics("C16")
+def test_a_change_waits_for_a_server_that_copies_large_segments(
+    behind: Callable[..., Served], proxy: FaultProxy, bucket: str, swift: Connection
+) -> None:
+    options = {"large_objects": "dlo", "segment_threshold": "2M", "segment_size": COPIED}
+    top = behind(timeout=TIMEOUT_S, **options).path / bucket
+    (top / "file").write_bytes(pattern(COPIED))
+    proxy.forget_requests()
+    proxy.fail(slow, "COPY")
+    with (top / "file").open("ab") as file:
+        file.write(b"more")
+    assert proxy.struck == 1
+    assert [each.method for each in proxy.requests()].count("COPY") == 1
+    assert stored(swift, bucket, "file") == pattern(COPIED) + b"more"
+
+
+def test_a_rename_of_a_large_file_copies_its_manifest_and_waits_no_longer_for_that(
+    behind: Callable[..., Served], proxy: FaultProxy, bucket: str, swift: Connection
+) -> None:
+    options = {"large_objects": "dlo", "segment_threshold": "2M", "segment_size": COPIED}
+    top = behind(timeout=TIMEOUT_S, **options).path / bucket
+    (top / "file").write_bytes(pattern(COPIED))
+    (top / "file").rename(top / "moved")
+    segments = [entry["name"] for entry in swift.get_container(f"{bucket}_segments")[1]]
+    assert len(segments) == 1
+    manifest = swift.head_object(bucket, "moved")["x-object-manifest"]
+    assert quote(f"{bucket}_segments/{segments[0]}").startswith(manifest)
+    proxy.fail(slow, "COPY", times=None)
+    with refused(*do.DOWN):
+        (top / "moved").rename(top / "again")
 
 
 def test_a_reader_that_waits_for_a_silent_server_can_be_killed(

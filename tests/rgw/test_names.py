@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from urllib.parse import urlencode
 import pytest
 
 from allasfs.store.swift import SwiftStore
-from tests.behaviour.filesystem import read_file, write_file
+from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.ceph.gateway import Gateway
 from tests.conftest import ExpectedLogs
 from tests.fakes.memstore import put_bytes
@@ -260,3 +261,54 @@ def test_a_bucket_that_is_shared_for_writing_is_written(
         fs.unlink(f"/{shared}/large")
     assert other.names(shared) == ["moved"]
     assert other.names(f"{shared}_segments") == []
+
+
+@pytest.mark.semantics("N9")
+@pytest.mark.parametrize("exact", [False, True])
+def test_an_object_that_its_writer_did_not_share_is_listed_and_refused_to_the_bucket_s_owner(
+    store: SwiftStore,
+    raw: Raw,
+    other: Raw,
+    bucket: str,
+    tmp_path: Path,
+    exact: bool,
+    expected_logs: ExpectedLogs,
+) -> None:
+    expected_logs("was not stored .*kept in")
+    writer = other.url.rpartition("AUTH_")[2]
+    raw.do("POST", bucket, X_Container_Write=f"{writer}:*")
+    raw.do("PUT", f"{bucket}/own", b"own")
+    for key, data in (("given", b"secret"), ("empty", b""), ("text", b"secret")):
+        other.do("PUT", f"{bucket}/{key}", data)
+    assert raw.send("HEAD", f"{bucket}/given").status_code == 403
+    names = ["empty", "given", "own", "text"]
+    with mounted(store, tmp_path, loses=2, exact_attributes=exact) as fs:
+        assert sorted(fs.listdir(f"/{bucket}")) == names
+        assert fs.lstat(f"/{bucket}/given").size == len(b"secret")
+        assert fs.lstat(f"/{bucket}/empty").size == 1
+        calls: tuple[Callable[[str], object], ...] = (
+            lambda path: read_file(fs, path),
+            lambda path: fs.chmod(path, 0o600),
+            lambda path: fs.rename(path, f"/{bucket}/renamed"),
+            lambda path: append(fs, path),
+        )
+        for name in ("given", "empty"):
+            for call in calls:
+                with refused(errno.EACCES):
+                    call(f"/{bucket}/{name}")
+        assert other.do("GET", f"{bucket}/given").content == b"secret"
+        assert sorted(fs.listdir(f"/{bucket}")) == names
+        assert read_file(fs, f"/{bucket}/own") == b"own"
+        for name in ("given", "empty"):
+            fs.unlink(f"/{bucket}/{name}")
+        assert sorted(fs.listdir(f"/{bucket}")) == ["own", "text"]
+    assert raw.names(bucket) == ["own", "text"]
+
+
+def append(fs: VfsFs, path: str) -> None:
+    """Add to a file without reading it."""
+    fd = fs.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        fs.pwrite(fd, b"more", 0)
+    finally:
+        fs.close(fd)
