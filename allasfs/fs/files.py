@@ -312,12 +312,14 @@ class OpenFile:
         services.listings.stored(place.bucket, info)
 
     def _limits(self) -> str:
-        """Return what the account and the bucket may hold, for the log; empty if nobody tells."""
+        """Return what the account and the bucket hold and may hold, for the log."""
         store, told = self._services.store, ""
         with suppress(FsError):
             account = store.account()
             if account.quota_bytes is not None:
                 told += f"; the account has {account.bytes_used} of {account.quota_bytes} bytes"
+            if account.quota_count is not None:
+                told += f"; the account has {account.object_count} of {account.quota_count} objects"
         with suppress(FsError):
             bucket = store.head_container(self.place.bucket)
             limits = bucket.metadata or {}
@@ -325,6 +327,9 @@ class OpenFile:
                 told += f"; the bucket has {bucket.bytes_used} of {limits['quota-bytes']} bytes"
             if "quota-count" in limits:
                 told += f"; the bucket has {bucket.count} of {limits['quota-count']} objects"
+            if not told:
+                told = f"; the bucket has {bucket.count} objects of {bucket.bytes_used} bytes, "
+                told += "and the server does not tell how many it may have"
         return told
 
     def _inherited(self) -> tuple[dict[str, str], str]:

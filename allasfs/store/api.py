@@ -103,6 +103,7 @@ class AccountInfo:
     object_count: int
     container_count: int
     quota_bytes: int | None = None
+    quota_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

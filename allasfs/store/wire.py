@@ -155,11 +155,13 @@ def container_info(name: str, headers: Headers) -> ContainerInfo:
 def account_info(headers: Headers) -> AccountInfo:
     """Return what HEAD told of the account."""
     quota = headers.get("x-account-quota-bytes") or headers.get("x-account-meta-quota-bytes")
+    objects = headers.get("x-account-quota-count") or headers.get("x-account-meta-quota-count")
     return AccountInfo(
         bytes_used=int(headers["x-account-bytes-used"]),
         object_count=int(headers["x-account-object-count"]),
         container_count=int(headers["x-account-container-count"]),
         quota_bytes=int(quota) if quota else None,
+        quota_count=int(objects) if objects else None,
     )
 
 

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 # A dynamic manifest has no limit of its own; beyond this the server lists its segments page by page
 # for each request.
 MOST_DYNAMIC = 10_000
+MAY_NOT_BE_USED = "large files need this bucket for their segments, and it may not be used"
 
 
 class Sending:
@@ -91,8 +92,7 @@ class Sending:
             except NotFound:
                 self.store.create_container(container)
         except (AccessDenied, Exists) as exc:
-            why = "large files need this bucket for their segments, and it may not be used"
-            raise FileTooBig(container, why) from exc
+            raise FileTooBig(container, MAY_NOT_BE_USED) from exc
 
     def put(
         self, container: str, key: str, source: SpoolPart, is_useless: Callable[[], bool]
@@ -110,13 +110,18 @@ class Sending:
 
     def _put(self, container: str, key: str, source: SpoolPart) -> Segment:
         with within(self.timeout_s):
-            info = self.store.put(
-                container,
-                key,
-                source,
-                md5=source.md5(),
-                content_type="application/octet-stream",
-            )
+            try:
+                info = self.store.put(
+                    container,
+                    key,
+                    source,
+                    md5=source.md5(),
+                    content_type="application/octet-stream",
+                )
+            except AccessDenied as exc:
+                # The credentials are good if the bucket can be looked at.
+                self.store.head_container(container)
+                raise FileTooBig(container, MAY_NOT_BE_USED) from exc
         return Segment(container, info.key, info.size, info.etag)
 
     def copy(self, segment: Segment, container: str, key: str) -> Segment:

@@ -24,7 +24,15 @@ from allasfs.demo.process import HOST, listen_anywhere, port_of
 from tests.ceph import access, conf
 from tests.ceph.daemon import Daemon, run
 
-PROGRAMS = ("ceph-mon", "monmaptool", "ceph-osd", "radosgw", "ceph", "setpriv")
+PROGRAMS = (
+    "ceph-mon",
+    "monmaptool",
+    "ceph-osd",
+    "radosgw",
+    "radosgw-admin",
+    "ceph",
+    "setpriv",
+)
 PACKAGES = "ceph-mon, ceph-osd, radosgw, ceph-common"
 REGION = "regionCeph"
 START_TIMEOUT_S = 120.0
@@ -151,6 +159,13 @@ class Gateway:
     def token(self, credentials: Credentials | None = None) -> Token:
         """Return a new token, with the address of the account that it opens."""
         return self._cloud.token(credentials or self.credentials)
+
+    def set_quota(self, project_id: str, *, size: int = -1, objects: int = -1) -> None:
+        """Limit what the account of a project may hold, which has been used once; -1: nothing."""
+        scope = ("--quota-scope=user", f"--uid={project_id}")
+        limits = (f"--max-size={size}", f"--max-objects={objects}")
+        for words in (("quota", "set", *scope, *limits), ("quota", "enable", *scope)):
+            run(self.folder, self._program("radosgw-admin", *words))
 
     def key_pair(self, credentials: Credentials | None = None) -> KeyPair:
         """Return a new key for the S3 interface."""

@@ -420,3 +420,52 @@ def test_an_object_that_s3_made_of_parts_is_a_file_like_any_other(
         assert read_file(fs, f"{path}-renamed") == data + b"more"
         fs.unlink(f"{path}-renamed")
         assert fs.listdir(f"/{bucket}") == []
+
+
+@pytest.mark.parametrize("threshold", [2 * PART, 64 * PART], ids=["segments", "one PUT"])
+@pytest.mark.parametrize("how", ["append", "middle", "cut", "grow", "truncate", "small", "rename"])
+def test_an_object_that_s3_made_of_parts_is_changed_and_leaves_nothing(
+    store: SwiftStore,
+    raw: Raw,
+    gateway: Gateway,
+    bucket: str,
+    tmp_path: Path,
+    threshold: int,
+    how: str,
+) -> None:
+    data = random.Random(2).randbytes(11 * PART + 5)
+    S3(gateway).upload(
+        bucket, "parts", [data[: 5 * PART], data[5 * PART : 10 * PART], data[-PART - 5 :]]
+    )
+    path, name = f"/{bucket}/parts", "parts"
+    with mounted(store, tmp_path, segment_threshold=threshold) as fs:
+        if how == "rename":
+            name = "renamed"
+            fs.rename(path, f"/{bucket}/{name}")
+            path = f"/{bucket}/{name}"
+        elif how in ("truncate", "small"):
+            data = change(fs, path, how)
+        else:
+            fd = fs.open(path, os.O_RDWR | (os.O_APPEND if how == "append" else 0))
+            if how == "append":
+                fs.pwrite(fd, b"more", 0)
+                data += b"more"
+            elif how == "middle":
+                # Over the border of two parts.
+                fs.pwrite(fd, b"x" * 1000, 5 * PART - 500)
+                data = data[: 5 * PART - 500] + b"x" * 1000 + data[5 * PART + 500 :]
+            else:
+                size = 5 * PART + 5 if how == "cut" else len(data) + PART
+                fs.ftruncate(fd, size)
+                data = data[:size].ljust(size, b"\0")
+            fs.close(fd)
+        assert fs.lstat(path).size == len(data)
+        assert read_file(fs, path) == data
+        assert fs.listdir(f"/{bucket}") == [name]
+        assert raw.do("GET", f"{bucket}/{name}").content == data
+        fs.unlink(path)
+        assert fs.listdir(f"/{bucket}") == []
+    assert raw.names(bucket) == []
+    if raw.send("HEAD", f"{bucket}_segments").status_code != 404:
+        assert raw.names(f"{bucket}_segments") == []
+    assert "<Upload>" not in S3(gateway).send("GET", f"{bucket}?uploads").text

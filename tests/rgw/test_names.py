@@ -13,6 +13,9 @@ from urllib.parse import urlencode
 
 import pytest
 
+from allasfs.config import Config
+from allasfs.store.auth import load
+from allasfs.store.forms import Sources
 from allasfs.store.swift import SwiftStore
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.ceph.gateway import Gateway
@@ -241,6 +244,86 @@ def test_a_bucket_that_is_shared_is_read_by_its_name_and_not_written(
                 call()
         assert read_file(fs, f"/{shared}/dir/file") == b"content"
     assert other.names(shared) == ["dir/file"]
+
+
+@pytest.mark.semantics("N3", "N9")
+@pytest.mark.parametrize("where", ["own account", "owner's account"])
+def test_a_bucket_that_is_shared_is_listed_when_it_is_named_and_refuses_writers_at_open(
+    store: SwiftStore, other: Raw, gateway: Gateway, bucket: str, tmp_path: Path, where: str
+) -> None:
+    shared = f"named-{bucket}"
+    other.do("PUT", shared, X_Container_Read=f"{gateway.credentials.project_id}:*")
+    other.do("PUT", f"{shared}/file", b"content")
+    found = store
+    if where == "owner's account":
+        environ = {**gateway.token().environ(), "OS_STORAGE_URL": other.url}
+        sources = Sources(environ=environ, home=Path("/nonexistent"))
+        found = SwiftStore(load(sources), Config(timeout_s=30.0))
+    settings = {"extra_buckets": (shared,)} if where == "own account" else {"bucket": shared}
+    with mounted(found, tmp_path, **settings) as fs:
+        top = ""
+        if where == "own account":
+            top = f"/{shared}"
+            assert shared in fs.listdir("/")
+        assert fs.listdir(top) == ["file"]
+        assert read_file(fs, f"{top}/file") == b"content"
+        for name, flags in (
+            ("file", os.O_RDWR),
+            ("file", os.O_WRONLY | os.O_TRUNC),
+            ("file", os.O_WRONLY | os.O_APPEND),
+            ("new", os.O_WRONLY | os.O_CREAT),
+        ):
+            with refused(errno.EACCES):
+                fs.open(f"{top}/{name}", flags)
+        assert fs.listdir(top) == ["file"]
+    if found is not store:
+        found.close()
+    assert other.names(shared) == ["file"]
+
+
+@pytest.mark.semantics("N2", "N10")
+def test_buckets_of_segments_and_descriptions_are_shown_when_they_shall_be(
+    store: SwiftStore, raw: Raw, bucket: str, tmp_path: Path
+) -> None:
+    raw.do("PUT", f"{bucket}_segments")
+    for key in ("file", "file_ameta"):
+        raw.do("PUT", f"{bucket}/{key}", b"content")
+    with mounted(store, tmp_path) as fs:
+        assert f"{bucket}_segments" not in fs.listdir("/")
+        assert sorted(fs.listdir(f"/{bucket}")) == ["file", "file_ameta"]
+    with mounted(store, tmp_path, show_segments=True, show_ameta=False) as fs:
+        assert f"{bucket}_segments" in fs.listdir("/")
+        assert fs.listdir(f"/{bucket}") == ["file"]
+        assert read_file(fs, f"/{bucket}/file_ameta") == b"content"
+        fs.unlink(f"/{bucket}/file")
+        with refused(errno.ENOTEMPTY):
+            fs.rmdir(f"/{bucket}")
+
+
+@pytest.mark.semantics("C17")
+@pytest.mark.parametrize("access", ["none", "reading"])
+def test_a_bucket_of_segments_that_is_another_project_s_is_efbig_and_the_log_says_so(
+    store: SwiftStore,
+    raw: Raw,
+    other: Raw,
+    gateway: Gateway,
+    bucket: str,
+    tmp_path: Path,
+    access: str,
+    expected_logs: ExpectedLogs,
+) -> None:
+    expected_logs("large was not stored .*large files need this bucket.*kept in")
+    other.do("PUT", f"{bucket}_segments")
+    if access == "reading":
+        reader = f"{gateway.credentials.project_id}:*"
+        other.do("POST", f"{bucket}_segments", X_Container_Read=reader)
+    with mounted(store, tmp_path, loses=1) as fs:
+        with refused(errno.EFBIG):
+            write_file(fs, f"/{bucket}/large", bytes(3 * 1024 * 1024))
+        write_file(fs, f"/{bucket}/small", b"content")
+        assert read_file(fs, f"/{bucket}/small") == b"content"
+    assert raw.names(bucket) == ["small"]
+    assert other.names(f"{bucket}_segments") == []
 
 
 def test_a_bucket_that_is_shared_for_writing_is_written(

@@ -74,12 +74,13 @@ def test_a_connection_that_the_server_closed_is_no_error(
     hasty_store.delete(bucket, "file")
 
 
+@pytest.mark.parametrize("threshold", [64 * MIB, 2 * MIB], ids=["one PUT", "segments"])
 def test_slow_writers_and_readers_lose_nothing(
-    hasty_store: SwiftStore, bucket: str, tmp_path: Path
+    hasty_store: SwiftStore, bucket: str, tmp_path: Path, threshold: int
 ) -> None:
     path = f"/{bucket}/file"
     pieces = [bytes([65 + number]) * MIB for number in range(3)]
-    with mounted(hasty_store, tmp_path, segment_threshold=64 * MIB, memory=MIB) as fs:
+    with mounted(hasty_store, tmp_path, segment_threshold=threshold, memory=MIB) as fs:
         fd = fs.open(path, os.O_WRONLY | os.O_CREAT)
         for number, piece in enumerate(pieces):
             fs.pwrite(fd, piece, number * MIB)
@@ -110,6 +111,7 @@ def test_a_post_keeps_what_the_object_is_sent_with(
     )
     with mounted(store, tmp_path) as fs:
         fs.chmod(f"/{bucket}/file", 0o640)
+        assert raw.do("HEAD", f"{bucket}/file").headers["X-Delete-At"] == "4000000000"
         fs.rename(f"/{bucket}/file", f"/{bucket}/renamed")
     found = raw.do("HEAD", f"{bucket}/renamed").headers
     assert found["Content-Type"].startswith("text/x-test")
@@ -149,6 +151,64 @@ def test_extended_attributes_are_refused_or_kept_whole(
 
 
 # -- quotas ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bounded(gateway: Gateway, bucket: str) -> Iterator[tuple[SwiftStore, str]]:
+    """The account of a project that no other test uses, and its project."""
+    user = gateway.add_user(f"bounded-{bucket}", f"project-{bucket}")
+    sources = Sources(environ=user.environ(), home=Path("/nonexistent"))
+    store = SwiftStore(load(sources), Config(timeout_s=30.0))
+    store.create_container(f"bounded-{bucket}")
+    yield store, user.project_id
+    store.close()
+
+
+@pytest.mark.semantics("C19", "C32")
+@pytest.mark.parametrize("limit", ["bytes", "objects"])
+def test_a_full_account_is_edquot_and_the_log_tells_the_limit(
+    gateway: Gateway,
+    bounded: tuple[SwiftStore, str],
+    bucket: str,
+    tmp_path: Path,
+    limit: str,
+    expected_logs: ExpectedLogs,
+) -> None:
+    store, project_id = bounded
+    bucket = f"bounded-{bucket}"
+    expected_logs(r"new \d+ was not stored .* 413 .*the account has \d+ of 8192 bytes")
+    expected_logs(r"the account has \d+ of 2 objects.*kept in")
+    put_bytes(store, bucket, "file", b"before")
+    gateway.set_quota(project_id, size=8192, objects=2)
+    with mounted(store, tmp_path, loses=1) as fs:
+        assert fs.vfs.statfs().free_bytes is not None
+        with refused(errno.EDQUOT):
+            # The server counts a little later.
+            for number in range(100):
+                size = 20_000 if limit == "bytes" else 1
+                write_file(fs, f"/{bucket}/new {number}", bytes(size))
+        assert read_file(fs, f"/{bucket}/file") == b"before"
+        fs.unlink(f"/{bucket}/file")
+
+
+@pytest.mark.semantics("C19")
+@pytest.mark.parametrize("header", ["X_Container_Meta_Quota_Bytes", "X_Container_Meta_Quota_Count"])
+def test_a_limit_that_the_server_does_not_tell_is_edquot_with_what_the_bucket_has(
+    store: SwiftStore,
+    raw: Raw,
+    bucket: str,
+    tmp_path: Path,
+    header: str,
+    expected_logs: ExpectedLogs,
+) -> None:
+    expected_logs("new was not stored .* 413 .*the bucket has 1 objects of 6 bytes, and the server")
+    raw.do("PUT", f"{bucket}/file", b"before")
+    raw.do("POST", bucket, b"", "", **{header: "1"})
+    told = raw.do("HEAD", bucket).headers
+    assert not [name for name in told if "quota" in name.lower()], "this server tells it"
+    with mounted(store, tmp_path, loses=1) as fs, refused(errno.EDQUOT):
+        write_file(fs, f"/{bucket}/new", b"content")
+    assert raw.names(bucket) == ["file"]
 
 
 @pytest.mark.semantics("C19")

@@ -238,6 +238,33 @@ def test_a_large_object_that_another_client_took_away_is_no_obstacle(
     assert len(get_bytes(store, "bucket", "key")) == 5
 
 
+@pytest.mark.semantics("C17")
+@pytest.mark.parametrize("cause", ["the bucket", "the credentials"])
+def test_segments_that_are_refused_are_efbig_unless_nothing_is_allowed_any_more(
+    store: MemStore,
+    spool: Spool,
+    uploader: Uploader,
+    cause: str,
+    expected_logs: Callable[[str], None],
+) -> None:
+    if cause == "the credentials":
+        expected_logs("segments of .* are left over")
+
+    def refuse(call: Call) -> None:
+        if call.container == SEGMENTS and call.method == "put":
+            store.before = refuse_all
+            raise AccessDenied(SEGMENTS, "403")
+
+    def refuse_all(call: Call) -> None:
+        if cause == "the credentials" or call.method == "put":
+            raise AccessDenied(SEGMENTS, "403")
+
+    store.before = refuse
+    error = FileTooBig if cause == "the bucket" else AccessDenied
+    with pytest.raises(error):
+        upload(uploader, file_of(spool, LARGE))
+
+
 def test_the_container_for_segments_is_made_once(
     store: MemStore, spool: Spool, uploader: Uploader
 ) -> None:
