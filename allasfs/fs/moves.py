@@ -27,6 +27,9 @@ from allasfs.errors import (
     NotFound,
     NotPermitted,
     NotSupported,
+    QuotaExceeded,
+    Refused,
+    Stale,
 )
 from allasfs.fs.files import Files, OpenFile, Services
 from allasfs.fs.names import Place, check_key
@@ -41,6 +44,8 @@ log = logging.getLogger(__name__)
 
 # Metadata of the marker of a directory that is being filled by a rename: whence.
 RENAMED_FROM = "renamed-from"
+# A request that ended so is not done later.
+REFUSED = (Refused, QuotaExceeded, Stale)
 COMPLETE = "`mv -T` from the old name to the new one completes the rename"
 
 T = TypeVar("T")
@@ -163,9 +168,8 @@ class Moves:
                 self._store.delete(bucket, info.key)
             except NotFound:
                 log.info("%s/%s was removed by another client meanwhile", bucket, info.key)
-            except FsError:
-                if self._is_there(bucket, info.key):
-                    self._undo_copy(bucket, copy, new.bucket, replaced)
+            except FsError as exc:
+                if self._stands(bucket, copy, new.bucket, replaced, exc):
                     raise
                 # Only the answer was lost: the new name has the only copy now.
             return self._settle(bucket, copy, new.bucket)
@@ -241,28 +245,41 @@ class Moves:
         self._listings.removed(bucket, copy.old)
         return stored
 
-    def _is_there(self, bucket: str, key: str) -> bool:
-        """Whether an old name still stands after its removal failed."""
+    def _stands(
+        self,
+        bucket: str,
+        copy: _Copy,
+        new_bucket: str,
+        replaced: ObjectInfo | None,
+        error: FsError,
+    ) -> bool:
+        """Whether the old name stands after its removal failed; then see to the new one.
+
+        The copy is taken back only where the store has refused the removal: any other may be done
+        late, and the copy be all that is left.
+        """
+        is_refused = isinstance(error, REFUSED)
         try:
-            self._store.head(bucket, key)
+            self._store.head(bucket, copy.old.key)
         except NotFound:
             return False
+        except FsError:
+            is_refused = False
+        if not (is_refused and replaced is None and self._is_taken_back(bucket, copy, new_bucket)):
+            names = f"{bucket}/{copy.old.key}", f"{new_bucket}/{copy.new.key}"
+            log.warning("%s stands, and %s is a second name now: %s", *names, error)
+            self._listings.stored(new_bucket, copy.new)
         return True
 
-    def _undo_copy(
-        self, bucket: str, copy: _Copy, new_bucket: str, replaced: ObjectInfo | None
-    ) -> None:
-        """The old name cannot be removed: take the new one back, unless it replaced a file."""
-        if replaced is None:
-            try:
-                self._store.delete(new_bucket, copy.new.key)
-            except FsError as exc:
-                log.warning("%s/%s is a second name now: %s", new_bucket, copy.new.key, exc)
-            else:
-                if copy.before is not None:
-                    large.unshare(self._store, bucket, copy.old, copy.before)
-                return
-        self._listings.stored(new_bucket, copy.new)
+    def _is_taken_back(self, bucket: str, copy: _Copy, new_bucket: str) -> bool:
+        try:
+            self._store.delete(new_bucket, copy.new.key)
+        except FsError as exc:
+            log.info("%s/%s cannot be taken back: %s", new_bucket, copy.new.key, exc)
+            return False
+        if copy.before is not None:
+            large.unshare(self._store, bucket, copy.old, copy.before)
+        return True
 
     # -- directories ------------------------------------------------------------------------------
 

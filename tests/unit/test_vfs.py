@@ -29,6 +29,7 @@ from allasfs.errors import (
     QuotaExceeded,
     ReadOnly,
     Stale,
+    TimedOut,
     Unavailable,
 )
 from allasfs.fs import files
@@ -680,8 +681,10 @@ def test_renaming_a_second_name_of_shared_segments_over_the_first_keeps_them(
 
 
 def test_a_rename_of_a_large_file_that_failed_halfway_can_be_repeated_without_loss(
-    mount: Mount, store: MemStore
+    mount: Mount, store: MemStore, expected_logs: ExpectLog
 ) -> None:
+    expected_logs("is a second name now")
+    expected_logs("the segments of bucket/b are left over")
     fs = mount(timeout_s=2.0)
     write_file(fs, "/bucket/a", b"a" * (3 * MIB))
     store.fail_next(Unavailable("bucket/a", "503"), "delete")
@@ -692,24 +695,25 @@ def test_a_rename_of_a_large_file_that_failed_halfway_can_be_repeated_without_lo
     assert read_file(fs, "/bucket/b") == b"a" * (3 * MIB)
 
 
+@pytest.mark.parametrize(("removed", "left"), [("a", "b"), ("b", "a")])
 def test_after_a_rename_of_a_large_file_failed_halfway_either_name_can_be_removed_without_loss(
-    mount: Mount, store: MemStore
+    mount: Mount, store: MemStore, expected_logs: ExpectLog, removed: str, left: str
 ) -> None:
+    expected_logs("is a second name now")
+    expected_logs(f"the segments of bucket/{removed} are left over")
     fs = mount(timeout_s=2.0)
     write_file(fs, "/bucket/a", b"a" * (3 * MIB))
     store.fail_next(Unavailable("bucket/a", "503"), "delete")
     with pytest.raises(Unavailable):
         fs.rename("/bucket/a", "/bucket/b")
-    left = fs.listdir("/bucket")
-    if len(left) == 2:
-        fs.unlink("/bucket/a")
-        left = ["b"]
-    assert read_file(fs, f"/bucket/{left[0]}") == b"a" * (3 * MIB)
+    fs.unlink(f"/bucket/{removed}")
+    assert read_file(fs, f"/bucket/{left}") == b"a" * (3 * MIB)
 
 
 def test_a_rename_over_a_file_that_failed_halfway_loses_nothing_when_a_name_is_removed(
     mount: Mount, store: MemStore, expected_logs: ExpectLog
 ) -> None:
+    expected_logs("is a second name now")
     expected_logs("the segments of bucket/a are left over")
     fs = mount(timeout_s=2.0)
     write_file(fs, "/bucket/a", b"a" * (3 * MIB))
@@ -726,6 +730,7 @@ def test_a_rename_over_a_file_that_failed_halfway_loses_nothing_when_a_name_is_r
 def test_names_that_share_segments_after_a_failed_rename_never_cost_each_other_their_bytes(
     mount: Mount, store: MemStore, then: str, expected_logs: ExpectLog
 ) -> None:
+    expected_logs("is a second name now")
     expected_logs("the segments of bucket/a are left over")
     fs = mount(timeout_s=2.0)
     write_file(fs, "/bucket/a", b"a" * (3 * MIB))
@@ -985,15 +990,60 @@ def test_a_rename_that_cannot_copy_changes_nothing(fs: VfsFs, store: MemStore) -
 
 
 @pytest.mark.semantics("C25", "R9")
-def test_a_rename_whose_source_cannot_be_deleted_fails_and_changes_nothing(
+def test_a_rename_whose_source_may_not_be_deleted_fails_and_changes_nothing(
     fs: VfsFs, store: MemStore
 ) -> None:
     put_bytes(store, "bucket", "a", b"content")
-    store.fail_next(Unavailable("bucket/a", "503"), "delete")
-    with pytest.raises(Unavailable):
+    store.fail_next(AccessDenied("bucket/a", "403"), "delete")
+    with pytest.raises(AccessDenied):
         fs.rename("/bucket/a", "/bucket/b")
     assert fs.listdir("/bucket") == store.keys("bucket") == ["a"]
     assert read_file(fs, "/bucket/a") == b"content"
+
+
+@pytest.mark.semantics("C25")
+@pytest.mark.parametrize("size", [7, 3 * MIB])
+@pytest.mark.parametrize("error", [Unavailable, TimedOut, NoSpace])
+def test_a_rename_whose_source_the_store_deletes_later_loses_nothing(
+    fs: VfsFs, store: MemStore, error: type[FsError], size: int, expected_logs: ExpectLog
+) -> None:
+    expected_logs("bucket/a stands, and bucket/b is a second name now")
+    write_file(fs, "/bucket/a", bytes(size))
+    store.fail_next(error("bucket/a", "not now"), "delete")
+    with pytest.raises(error):
+        fs.rename("/bucket/a", "/bucket/b")
+    assert fs.listdir("/bucket") == store.keys("bucket") == ["a", "b"]
+    assert read_file(fs, "/bucket/a") == bytes(size)
+    store.delete("bucket", "a")
+    assert read_file(fs, "/bucket/b") == bytes(size)
+
+
+@pytest.mark.semantics("C25")
+def test_a_rename_of_whose_source_nothing_is_known_leaves_both_names(
+    fs: VfsFs, store: MemStore, expected_logs: ExpectLog
+) -> None:
+    expected_logs("bucket/b is a second name now")
+    put_bytes(store, "bucket", "a", b"content")
+    store.fail_next(AccessDenied("bucket/a", "403"), "delete")
+    store.fail_next(Unavailable("bucket/a", "503"), "head")
+    with pytest.raises(AccessDenied):
+        fs.rename("/bucket/a", "/bucket/b")
+    assert fs.listdir("/bucket") == store.keys("bucket") == ["a", "b"]
+
+
+def test_a_rename_whose_copy_cannot_be_taken_back_leaves_both_names(
+    fs: VfsFs, store: MemStore, expected_logs: ExpectLog
+) -> None:
+    expected_logs("bucket/b is a second name now")
+    write_file(fs, "/bucket/a", bytes(3 * MIB))
+    store.fail_next(AccessDenied("bucket/a", "403"), "delete")
+    store.fail_next(AccessDenied("bucket/b", "403"), "delete")
+    with pytest.raises(AccessDenied):
+        fs.rename("/bucket/a", "/bucket/b")
+    assert fs.listdir("/bucket") == store.keys("bucket") == ["a", "b"]
+    expected_logs("the segments of bucket/a are left over")
+    fs.unlink("/bucket/a")
+    assert read_file(fs, "/bucket/b") == bytes(3 * MIB)
 
 
 def test_a_rename_flushes_what_is_dirty_first(fs: VfsFs, store: MemStore) -> None:
@@ -1236,13 +1286,15 @@ def test_every_refusal_has_an_errno_of_its_own(fs: VfsFs, store: MemStore) -> No
         assert type(caught.value) is expected
 
 
+@pytest.mark.parametrize("error", [AccessDenied, Unavailable])
 def test_a_rename_over_a_file_whose_source_cannot_be_deleted_leaves_both_names_complete(
-    fs: VfsFs, store: MemStore
+    fs: VfsFs, store: MemStore, error: type[FsError], expected_logs: ExpectLog
 ) -> None:
+    expected_logs("is a second name now")
     put_bytes(store, "bucket", "a", b"content")
     put_bytes(store, "bucket", "b", b"older")
-    store.fail_next(Unavailable("bucket/a", "503"), "delete")
-    with pytest.raises(Unavailable):
+    store.fail_next(error("bucket/a", "503"), "delete")
+    with pytest.raises(error):
         fs.rename("/bucket/a", "/bucket/b")
     assert sorted(fs.listdir("/bucket")) == ["a", "b"]
     assert read_file(fs, "/bucket/a") + read_file(fs, "/bucket/b") == b"contentcontent"
