@@ -94,15 +94,7 @@ def _path(text: str) -> Path:
 
 
 def _exact_or_listed(text: str) -> bool:
-    if text not in ("exact", "listed"):
-        raise ValueError(f"{text!r} is neither listed nor exact")
-    return text == "exact"
-
-
-def _level(text: str) -> str:
-    if text not in logs.LEVELS:
-        raise ValueError(f"{text!r} is none of {', '.join(logs.LEVELS)}")
-    return text
+    return _one_of("listed", "exact")(text) == "exact"
 
 
 def show_size(count: int) -> str:
@@ -310,7 +302,14 @@ LOG_OPTIONS = (
         " the journal.",
         default="no",
     ),
-    Option("log-level", "log_level", _level, " or ".join(logs.LEVELS) + ".", "LEVEL", "info"),
+    Option(
+        "log-level",
+        "log_level",
+        _one_of(*logs.LEVELS),
+        " or ".join(logs.LEVELS) + ".",
+        "LEVEL",
+        "info",
+    ),
 )
 RUN_OPTIONS = (
     Option(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from allasfs.config import Config
 from allasfs.errors import (
     AccessDenied,
     AttributesFull,
@@ -23,7 +22,6 @@ from allasfs.errors import (
     Unavailable,
 )
 from allasfs.fs.attrs import SYMLINK_TYPE, Given
-from allasfs.fs.vfs import Vfs
 from allasfs.store.api import DIRECTORY_TYPE, Capabilities
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.fakes.clock import START_NS, FakeClock
@@ -35,36 +33,19 @@ Mount = Callable[..., VfsFs]
 
 
 @pytest.fixture
-def store(clock: FakeClock) -> MemStore:
-    store = MemStore(clock_ns=clock.ns)
-    store.create_container("bucket")
-    return store
-
-
-@pytest.fixture
-def mount(store: MemStore, clock: FakeClock, tmp_path: Path) -> Iterator[Mount]:
+def mount(mount: Mount, store: MemStore, tmp_path: Path) -> Mount:
     """Mount again and again, with one database: ``mount(exact_attributes=True)``."""
-    started: list[Vfs] = []
+    started: list[VfsFs] = []
 
     def start(*, on: MemStore = store, **settings: object) -> VfsFs:
         for each in started:
-            each.close()
-        config = Config(
-            spool_dir=tmp_path / f"spool-{len(started)}",
-            attr_db=tmp_path / "attributes.sqlite",
-            connections=4,
-            uid=1,
-            gid=2,
-        )
-        vfs = Vfs(on, replace(config, **settings), clock=clock, clock_ns=clock.ns)  # type: ignore[arg-type]
-        vfs.start()
-        started.append(vfs)
+            each.vfs.close()
+        fixed = {"attr_db": tmp_path / "attributes.sqlite", "uid": 1, "gid": 2}
+        started.append(mount(on=on, **{**fixed, **settings}))
         on.forget_calls()
-        return VfsFs(vfs)
+        return started[-1]
 
-    yield start
-    for each in started:
-        each.close()
+    return start
 
 
 def shown(fs: VfsFs, path: str) -> Given:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from allasfs.config import MIB, Config
+from allasfs.config import MIB
 from allasfs.errors import DirectoryNotEmpty, NameTooLong, QuotaExceeded, Unavailable
-from allasfs.fs.vfs import Vfs
 from allasfs.store.api import DIRECTORY_TYPE, Capabilities, Segment
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.fakes.clock import FakeClock
@@ -24,35 +22,21 @@ class Crashed(BaseException):
     """The program ends here."""
 
 
-@pytest.fixture
-def store(clock: FakeClock) -> MemStore:
-    store = MemStore(clock_ns=clock.ns)
-    store.create_container("bucket")
-    return store
-
-
 Mount = Callable[..., VfsFs]
 
 
 @pytest.fixture
-def mount(clock: FakeClock, tmp_path: Path) -> Iterator[Mount]:
-    started: list[Vfs] = []
+def mount(mount: Mount) -> Iterator[Mount]:
+    """Mounts that must have nothing at the end that is not stored."""
+    started: list[VfsFs] = []
 
     def start(store: MemStore) -> VfsFs:
-        config = Config(
-            spool_dir=tmp_path / f"spool-{len(started)}",
-            segment_threshold=2 * MIB,
-            segment_size=MIB,
-            connections=4,
-        )
-        vfs = Vfs(store, config, clock=clock, clock_ns=clock.ns)
-        vfs.start()
-        started.append(vfs)
-        return VfsFs(vfs)
+        started.append(mount(on=store))
+        return started[-1]
 
     yield start
-    for vfs in started:
-        assert vfs.close() == []
+    for fs in started:
+        assert fs.vfs.close() == []
 
 
 @pytest.fixture

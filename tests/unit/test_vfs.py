@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from allasfs.config import MIB, Config
+from allasfs.config import MIB
 from allasfs.errors import (
     AccessDenied,
     BadHandle,
@@ -34,7 +34,6 @@ from allasfs.errors import (
 )
 from allasfs.fs import files
 from allasfs.fs.attrs import SYMLINK_TYPE, Given
-from allasfs.fs.vfs import Vfs
 from allasfs.store.api import DIRECTORY_TYPE, ContainerInfo, Segment
 from allasfs.transfer import listings as listings_module
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
@@ -44,37 +43,6 @@ from tests.fakes.memstore import OPENSTACK, RGW, Call, MemStore, get_bytes, put_
 TTL_S = 60.0
 Mount = Callable[..., VfsFs]
 ExpectLog = Callable[[str], None]
-
-
-@pytest.fixture
-def store(clock: FakeClock) -> MemStore:
-    store = MemStore(clock_ns=clock.ns)
-    store.create_container("bucket")
-    return store
-
-
-@pytest.fixture
-def mount(store: MemStore, clock: FakeClock, tmp_path: Path) -> Iterator[Mount]:
-    """Start a Vfs: ``mount(bucket="bucket")``; closed at the end, with nothing lost."""
-    started: list[Vfs] = []
-
-    def start(*, on: MemStore | None = None, **settings: object) -> VfsFs:
-        config = Config(
-            spool_dir=tmp_path / f"spool-{len(started)}",
-            ttl_s=TTL_S,
-            segment_threshold=2 * MIB,
-            segment_size=MIB,
-            connections=4,
-        )
-        config = replace(config, **settings)  # type: ignore[arg-type]
-        vfs = Vfs(on or store, config, clock=clock, clock_ns=clock.ns)
-        vfs.start()
-        started.append(vfs)
-        return VfsFs(vfs)
-
-    yield start
-    for vfs in started:
-        vfs.close()
 
 
 @pytest.fixture
