@@ -23,6 +23,8 @@ class Stored:
     mtime_ns: int
     metadata: dict[str, str]
     segments: frozenset[str]
+    # Whether it is a manifest, be it over nothing.
+    is_large: bool = False
 
 
 def objects(store: MemStore, bucket: str, prefix: str) -> dict[str, Stored]:
@@ -45,7 +47,13 @@ def objects(store: MemStore, bucket: str, prefix: str) -> dict[str, Stored]:
             parts = store._containers.get(f"{bucket}_segments", {})
             segments |= {part for part in parts if part.startswith(start)}
         found[key[len(prefix) :]] = Stored(
-            kind, content, record, record.mtime_ns, dict(record.metadata), frozenset(segments)
+            kind,
+            content,
+            record,
+            record.mtime_ns,
+            dict(record.metadata),
+            frozenset(segments),
+            is_large=record.segments is not None or bool(record.manifest),
         )
     return found
 

@@ -157,10 +157,11 @@ class Calls(FileCalls):
         if self.failed(outcome, *stale, path=old):
             return
         moved = replace(source, mtimes=self.times_of_copy(source, look))
-        if isinstance(look, Version) and look.number != source.number:
-            moved = replace(moved, modes=None)
+        if isinstance(look, Version):
+            is_known = look.number == source.number
+            moved = replace(moved, modes=source.or_as_seen(look).modes if is_known else None)
         expected, optional = self.kept(old, {old: None, new: moved})
-        steps: dict[str, list[Version | None]] = {old: [flushed, None] if flushed else [None]}
+        steps = {old: [*([flushed] if flushed else []), *self.steps_of(old, source)]}
         self.settle(outcome, expected, steps=steps, optional=optional)
         if outcome.is_fault:
             copy = self.names.now.get(new)
@@ -175,6 +176,14 @@ class Calls(FileCalls):
             file.given(moved.mtimes, file.modes)
         self.mount.rename(old, new, is_held=held and self.is_armed)
 
+    def steps_of(self, key: str, source: Version | None) -> list[Version | None]:
+        """Return what an old name may be after a rename that failed, if it is not as it was.
+
+        A large object was marked, and the mark may be off again: its POSTs made it anew.
+        """
+        stored = self.stored().get(key)
+        return [None, source] if stored is not None and stored.is_large else [None]
+
     def is_held(self, path: str) -> bool:
         """Whether an open file's bytes are there to be fetched before its name is removed."""
         file = self.mount.files.get(path)
@@ -182,8 +191,10 @@ class Calls(FileCalls):
 
     def times_of_copy(self, source: Version, look: Seen) -> frozenset[int] | None:
         """A copy of a version that this mount did not know has the time of the copy."""
-        if isinstance(look, Version) and look.number != source.number:
-            return None
+        if isinstance(look, Version):
+            if look.number != source.number:
+                return None
+            source = source.or_as_seen(look)
         if source.mtimes is None or len(source.mtimes) == 1:
             return source.mtimes
         return source.mtimes | times(self.clock.ns())
@@ -232,8 +243,10 @@ class Calls(FileCalls):
         expected, optional = self.kept(old, moved)
         if not is_certain or outcome.is_fault:
             optional = [*optional, *markers, *markers.values()]
-        steps: dict[str, list[Version | None]] = {
-            key: [None] for key in moved if key.startswith(f"{old}/")
+        steps = {
+            key: self.steps_of(key, self.names.now.get(key))
+            for key in moved
+            if key.startswith(f"{old}/")
         }
         self.settle(outcome, expected, steps=steps, optional=optional)
         self.may_leave_segments |= outcome.is_fault
@@ -392,6 +405,7 @@ class Calls(FileCalls):
             return
         assert outcome.is_ok or outcome.is_fault, outcome
         is_known = version.number == look.number
+        version = version.or_as_seen(look)
         version = replace(
             version,
             mtimes=mtimes or (version.mtimes if is_known else None),

@@ -58,6 +58,18 @@ class Version:
             )
         )
 
+    def or_as_seen(self, seen: Version) -> Version:
+        """Add the attributes of the same version as the mount saw it.
+
+        A change of them whose answer was lost may be unknown to it.
+        """
+        mtimes = modes = None
+        if self.mtimes is not None and seen.mtimes is not None:
+            mtimes = self.mtimes | seen.mtimes
+        if self.modes is not None and seen.modes is not None:
+            modes = self.modes | seen.modes
+        return replace(self, mtimes=mtimes, modes=modes)
+
 
 class Directory:
     """What a name is when it is a directory."""
@@ -203,12 +215,13 @@ class File:
         return 0 in self.local[start:stop]
 
     def write(self, offset: int, data: bytes, now_ns: int) -> None:
-        """Write; a gap before it is zeros."""
-        if data:
-            self._resize(max(len(self.content), offset))
-            stop = offset + len(data)
-            self.content = self.content[:offset] + data + self.content[stop:]
-            self.local = self.local[:offset] + b"\1" * len(data) + self.local[stop:]
+        """Write; a gap before it is zeros. Nothing written changes nothing."""
+        if not data:
+            return
+        self._resize(max(len(self.content), offset))
+        stop = offset + len(data)
+        self.content = self.content[:offset] + data + self.content[stop:]
+        self.local = self.local[:offset] + b"\1" * len(data) + self.local[stop:]
         self._touch(now_ns)
 
     def truncate(self, size: int, now_ns: int) -> None:
