@@ -213,8 +213,18 @@ class Moves:
             return []
         return [segment for segment in freed if segment not in kept]
 
-    def _copy(self, bucket: str, info: ObjectInfo, new_bucket: str, key: str) -> _Copy:
-        """Copy a file; of a large one the manifest, marked as sharing its segments."""
+    def _copy(
+        self,
+        bucket: str,
+        info: ObjectInfo,
+        new_bucket: str,
+        key: str,
+        unsure: list[_Copy] | None = None,
+    ) -> _Copy:
+        """Copy a file; of a large one the manifest, marked as sharing its segments.
+
+        A marked copy that failed, and may be there, is added to ``unsure``.
+        """
         is_large = info.kind is not Kind.PLAIN
         before = large.share(self._store, bucket, info) if is_large else None
         try:
@@ -228,6 +238,8 @@ class Moves:
         except FsError:
             if before is not None and not self._may_be_copied(new_bucket, key, info):
                 large.unshare(self._store, bucket, info, before)
+            elif before is not None and unsure is not None:
+                unsure.append(_Copy(info, replace(info, key=key), before))
             raise
         is_newer = not (before.info.same_version(info) if before else stored.etag == info.etag)
         if is_newer:
@@ -349,13 +361,14 @@ class Moves:
     ) -> dict[str, _Copy]:
         """Give all objects a second name; by old key. After a failure none has one."""
         new = target.place
+        unsure: list[_Copy] = []
 
         def copy(info: ObjectInfo) -> _Copy:
             key = _renamed(info.key, old, new)
             there = target.there.get(key)
             if there is not None and info.kind is Kind.PLAIN and there.same_bytes(info):
                 return _Copy(info, there, None)
-            made = self._copy(old.bucket, info, new.bucket, key)
+            made = self._copy(old.bucket, info, new.bucket, key, unsure)
             if made.before is not None and target.is_continued:
                 # The mark that it has is of the interrupted rename.
                 made = replace(made, before=large.unmarked(made.before))
@@ -365,7 +378,7 @@ class Moves:
         if failure is None:
             return {made.old.key: made for made in copies}
         if not target.is_continued:
-            self._take_back(old, objects, copies, target)
+            self._take_back(old, objects, [*copies, *unsure], target)
         self._listings.subtree_outdated(new.bucket, new.prefix)
         raise failure
 
