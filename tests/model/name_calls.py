@@ -401,7 +401,11 @@ class Calls(FileCalls):
     ) -> None:
         version = self.names.now.get(path)
         if version is None:
-            self.refuses(outcome, errno.ENOENT)
+            has_it = (not mtimes or look.mtimes is None or mtimes <= look.mtimes) and (
+                not modes or look.modes is None or modes <= look.modes
+            )
+            # What was seen had it already, so nobody was asked.
+            self.refuses(outcome, errno.ENOENT, *([0] if has_it else []))
             return
         assert outcome.is_ok or outcome.is_fault, outcome
         is_known = version.number == look.number

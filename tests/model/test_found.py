@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from allasfs.config import Config
-from allasfs.errors import FsError, NotFound, Stale, TimedOut
+from allasfs.errors import FsError, NotFound, QuotaExceeded, Stale, TimedOut, Unavailable
 from allasfs.fs.attrs import SYMLINK_TYPE
 from allasfs.fs.vfs import Vfs
+from allasfs.store import large
 from allasfs.store.api import DIRECTORY_TYPE
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.fakes.clock import FakeClock
@@ -29,12 +30,35 @@ def store(request: pytest.FixtureRequest, clock: FakeClock) -> MemStore:
 
 
 @pytest.fixture
-def fs(store: MemStore, clock: FakeClock, tmp_path: Path) -> Iterator[VfsFs]:
-    config = Config(spool_dir=tmp_path / "spool", ttl_s=TTL_S, connections=4)
-    vfs = Vfs(store, config, clock=clock, clock_ns=clock.ns)
-    vfs.start()
-    yield VfsFs(vfs)
-    vfs.close()
+def mount(
+    store: MemStore, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], VfsFs]]:
+    """Mount, and mount anew. Files of more than 200 bytes have segments of 100."""
+    monkeypatch.setattr(large, "SMALLEST_SEGMENT", 50)
+    started: list[Vfs] = []
+
+    def start() -> VfsFs:
+        for vfs in started:
+            assert vfs.close() == []
+        config = Config(
+            spool_dir=tmp_path / f"spool-{len(started)}",
+            ttl_s=TTL_S,
+            segment_threshold=200,
+            segment_size=100,
+            connections=4,
+        )
+        started.append(Vfs(store, config, clock=clock, clock_ns=clock.ns))
+        started[-1].start()
+        return VfsFs(started[-1])
+
+    yield start
+    for vfs in started:
+        vfs.close()
+
+
+@pytest.fixture
+def fs(mount: Callable[[], VfsFs]) -> VfsFs:
+    return mount()
 
 
 @pytest.mark.parametrize("content_type", [SYMLINK_TYPE, DIRECTORY_TYPE])
@@ -195,3 +219,106 @@ def test_a_new_file_in_whose_place_another_client_makes_a_directory_is_listed_on
     clock.advance(TTL_S)
     assert fs.listdir("/bucket") == ["a"]
     fs.close(fd)
+
+
+def empty_of_segments(store: MemStore, key: str) -> None:
+    """Store a dynamic large object that has no segments."""
+    store.create_container("bucket_segments")
+    store.put_dlo("bucket", key, f"bucket_segments/{key}/theirs/", content_type="a/b")
+
+
+def test_a_large_file_whose_rename_failed_in_copy_takes_its_segments_with_it(
+    fs: VfsFs, store: MemStore
+) -> None:
+    write_file(fs, "/bucket/a", b"1" * 201)
+    before = store.head("bucket", "a").metadata
+    store.fail_next(Unavailable("bucket/a", "503"), "copy")
+    with pytest.raises(Unavailable):
+        fs.rename("/bucket/a", "/bucket/b")
+    assert store.keys("bucket") == fs.listdir("/bucket") == ["a"]
+    assert store.head("bucket", "a").metadata == before
+    fs.unlink("/bucket/a")
+    assert store.keys("bucket_segments") == []
+
+
+def test_an_empty_large_object_whose_rename_failed_in_copy_is_not_marked(
+    fs: VfsFs, store: MemStore
+) -> None:
+    empty_of_segments(store, "a")
+    store.fail_next(Unavailable("bucket/a", "503"), "copy")
+    with pytest.raises(Unavailable):
+        fs.rename("/bucket/a", "/bucket/b")
+    assert store.keys("bucket") == fs.listdir("/bucket") == ["a"]
+    assert large.SHARED not in store.head("bucket", "a").metadata
+
+
+def test_a_truncate_of_a_large_file_to_its_size_fails_when_its_manifest_does(
+    fs: VfsFs, store: MemStore, clock: FakeClock, expected_logs: Callable[[str], None]
+) -> None:
+    write_file(fs, "/bucket/a", b"1" * 201)
+    segments = store.keys("bucket_segments")
+    before = store.head("bucket", "a")
+    clock.advance(5)
+    for method in ("put_slo", "put_dlo"):
+        store.fail_next(Unavailable("bucket/a", "503"), method)
+    expected_logs("was not stored")
+    with pytest.raises(Unavailable):
+        fs.truncate("/bucket/a", 201)
+    assert store.head("bucket", "a") == before
+    assert store.keys("bucket_segments") == segments
+    assert read_file(fs, "/bucket/a") == b"1" * 201
+
+
+def test_a_file_of_which_nothing_more_is_written_is_closed_after_another_client_replaced_it(
+    fs: VfsFs, store: MemStore, clock: FakeClock
+) -> None:
+    fd = fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT)
+    fs.truncate("/bucket/a", 201)
+    clock.advance(5)
+    empty_of_segments(store, "a")
+    assert fs.pwrite(fd, b"", 0) == 0
+    store.forget_calls()
+    fs.close(fd)
+    assert store.counts() == {}
+    assert get_bytes(store, "bucket", "a") == b""
+
+
+def test_a_mode_that_the_store_has_already_is_shown_when_it_is_given(
+    mount: Callable[[], VfsFs], store: MemStore
+) -> None:
+    put_bytes(store, "bucket", "a", b"content")
+    mount().chmod("/bucket/a", 0o600)
+    fs = mount()
+    assert stat.S_IMODE(fs.lstat("/bucket/a").mode) == 0o644
+    fs.truncate("/bucket/a", 0)
+    fs.chmod("/bucket/a", 0o600)
+    assert stat.S_IMODE(fs.lstat("/bucket/a").mode) == 0o600
+
+
+def test_a_time_that_the_store_has_already_is_shown_when_it_is_given(
+    mount: Callable[[], VfsFs], store: MemStore, expected_logs: Callable[[str], None]
+) -> None:
+    fs = mount()
+    write_file(fs, "/bucket/a", b"1")
+    fs.utime("/bucket/a", 1)
+    fs = mount()
+    assert fs.lstat("/bucket/a").mtime_ns != 1
+    store.fail_next(QuotaExceeded("bucket/a", "413"), "put")
+    expected_logs("was not stored")
+    with pytest.raises(QuotaExceeded):
+        fs.truncate("/bucket/a", 1)
+    fs.utime("/bucket/a", 1)
+    assert fs.lstat("/bucket/a").mtime_ns == 1
+
+
+def test_a_renamed_file_shows_the_time_that_was_seen_when_that_of_utimens_is_not_known(
+    fs: VfsFs, store: MemStore
+) -> None:
+    put_bytes(store, "bucket", "a")
+    seen = fs.lstat("/bucket/a").mtime_ns
+    store.fail_next(Unavailable("bucket/a", "503"), "post", is_done=True)
+    with pytest.raises(Unavailable):
+        fs.utime("/bucket/a", 1)
+    fs.rename("/bucket/a", "/bucket/b")
+    assert fs.lstat("/bucket/b").mtime_ns == seen
+    assert store.head("bucket", "b").metadata == {"mtime": "0.000000001"}

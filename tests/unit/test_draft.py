@@ -599,6 +599,26 @@ def test_another_client_s_version_is_not_mixed_with_this_one(bench: Bench) -> No
     assert bench.stored() == content(6 * MIB, 7)
 
 
+def test_a_draft_that_has_all_bytes_here_can_forget_the_version_it_changes(bench: Bench) -> None:
+    data = content(6 * MIB)
+    info = bench.put(data)
+    draft = bench.draft(info)
+    draft.know_base(large.look(bench.store, "bucket", info))
+    draft.fill(0, 3 * MIB, bench.fetch)
+    draft.write(6 * MIB, content(MIB, 2))
+    draft.settle()
+    kept = [task.part for task in draft.plan() if task.part is not None]
+    assert any(not part.is_own for part in kept)
+    draft.fill(0, 6 * MIB, bench.fetch)
+    draft.forget_base()
+    left = [task.part for task in draft.plan() if task.part is not None]
+    assert left == [part for part in kept if part.is_own] != []
+    bench.store.delete("bucket", "key")
+    bench.upload(draft)
+    assert get_bytes(bench.store, "bucket", "key") == data + content(MIB, 2)
+    draft.discard()
+
+
 def test_a_marked_object_keeps_its_segments_and_its_next_version_has_its_own(
     bench: Bench, expected_logs: Callable[[str], None]
 ) -> None:

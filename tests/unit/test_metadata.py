@@ -647,3 +647,50 @@ def test_a_type_that_somebody_chose_stays_with_a_rename(mount: Mount, store: Mem
     fs.rename("/bucket/link", "/bucket/link.csv")
     assert store.head("bucket", "a.csv").info.content_type == "text/x"
     assert fs.readlink("/bucket/link.csv") == "target"
+
+
+@pytest.mark.semantics("A7", "C31")
+@pytest.mark.parametrize("is_truncated", [False, True])
+def test_what_the_store_has_already_is_told_from_when_it_is_given_on(
+    mount: Mount, store: MemStore, tmp_path: Path, clock: FakeClock, is_truncated: bool
+) -> None:
+    fs = mount()
+    write_file(fs, "/bucket/a", b"1")
+    fs.utime("/bucket/a", OLD_NS)
+    fs.chmod("/bucket/a", 0o600)
+    # Another computer, which saw nothing of this.
+    fs = mount(attr_db=tmp_path / "other.sqlite")
+    if is_truncated:
+        fs.truncate("/bucket/a", 1)
+    else:
+        fs.lstat("/bucket/a")
+        # It learns what the store has; stat tells what it told.
+        fs.getxattr("/bucket/a", "user.allasfs.etag")
+        fs.listxattr("/bucket/a")
+    assert shown(fs, "/bucket/a").mode == 0o644
+    with_time = shown(fs, "/bucket/a").mtime_ns
+    assert with_time != OLD_NS
+    clock.advance(5)
+    store.forget_calls()
+    fs.chmod("/bucket/a", 0o600)
+    assert shown(fs, "/bucket/a") == replace(LISTED, mtime_ns=with_time, mode=0o600)
+    assert "post" not in store.counts()
+    fs.utime("/bucket/a", OLD_NS)
+    assert shown(fs, "/bucket/a") == replace(LISTED, mtime_ns=OLD_NS, mode=0o600)
+    assert ("post" in store.counts()) == is_truncated
+
+
+def test_an_open_file_tells_what_it_is_given_though_the_store_has_it_already(
+    mount: Mount, store: MemStore
+) -> None:
+    put_bytes(store, "bucket", "a", b"1", metadata=OLD)
+    fs = mount()
+    fd = fs.open("/bucket/a", os.O_RDONLY)
+    assert fs.pread(fd, 1, 0) == b"1"
+    assert shown(fs, "/bucket/a") == LISTED
+    fs.chmod("/bucket/a", 0o600)
+    fs.utime("/bucket/a", OLD_NS)
+    assert shown(fs, "/bucket/a") == replace(EXACT, uid=1, gid=2)
+    assert "post" not in store.counts()
+    fs.close(fd)
+    assert shown(fs, "/bucket/a") == replace(EXACT, uid=1, gid=2)

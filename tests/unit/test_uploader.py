@@ -13,8 +13,17 @@ import pytest
 from allasfs import deadline
 from allasfs.config import MIB, Config
 from allasfs.deadline import Deadline
-from allasfs.errors import AccessDenied, FileTooBig, Internal, NotFound, QuotaExceeded, Unavailable
-from allasfs.store.api import Kind, ObjectInfo
+from allasfs.errors import (
+    AccessDenied,
+    FileTooBig,
+    Internal,
+    NotFound,
+    QuotaExceeded,
+    Stale,
+    Unavailable,
+)
+from allasfs.store.api import Kind, ObjectInfo, Segment
+from allasfs.store.large import look
 from allasfs.transfer.spool import Spool
 from allasfs.transfer.spoolfile import SpoolFile
 from allasfs.transfer.uploader import Uploader
@@ -324,3 +333,73 @@ def test_more_segments_than_threads_all_go_up(store: MemStore, spool: Spool) -> 
         upload(Uploader(store, pool, config), file)
     assert len(store.keys(SEGMENTS)) == 9
     assert get_bytes(store, "bucket", "key") == file.read(0, 9 * MIB)
+
+
+def lose_manifest(store: MemStore, *, is_done: bool) -> None:
+    for method in ("put_slo", "put_dlo"):
+        store.fail_next(Unavailable("bucket/key", "503"), method, is_done=is_done)
+
+
+@pytest.mark.semantics("R1")
+def test_a_manifest_over_the_old_segments_that_never_arrived_is_an_error(
+    store: MemStore, spool: Spool, uploader: Uploader
+) -> None:
+    old = upload(uploader, file_of(spool, LARGE))
+    draft = uploader.draft(spool.create(), "bucket", "key", old)
+    lose_manifest(store, is_done=False)
+    with pytest.raises(Unavailable):
+        uploader.upload(draft, content_type="text/x", metadata={"mtime": "2.5"})
+    assert store.head("bucket", "key").metadata == {"mtime": "1.5"}
+    assert len(get_bytes(store, "bucket", "key")) == LARGE
+    assert len(store.keys(SEGMENTS)) == 4
+
+
+def test_a_manifest_over_the_old_segments_whose_answer_is_lost_is_found_by_one_head(
+    store: MemStore, spool: Spool, uploader: Uploader
+) -> None:
+    old = upload(uploader, file_of(spool, LARGE))
+    draft = uploader.draft(spool.create(), "bucket", "key", old)
+    store.forget_calls()
+    lose_manifest(store, is_done=True)
+    info = uploader.upload(draft, content_type="text/x", metadata={"mtime": "2.5"})
+    assert info.size == LARGE
+    assert store.head("bucket", "key").metadata == {"mtime": "2.5"}
+    assert len(get_bytes(store, "bucket", "key")) == LARGE
+    methods = [call.method for call in store.calls()]
+    published = next(number for number, name in enumerate(methods) if name.startswith("put_"))
+    looks = methods[published + 1 : published + 3]
+    assert looks in (["head", "slo_segments"], ["head", "listing"])
+
+
+@pytest.mark.semantics("R8")
+@pytest.mark.parametrize("change", ["replaced", "deleted"])
+def test_what_is_local_is_sent_when_the_segments_that_were_to_stay_are_gone(
+    store: MemStore, spool: Spool, uploader: Uploader, change: str
+) -> None:
+    file = file_of(spool, LARGE)
+    content = file.read(0, LARGE)
+    draft = uploader.draft(file, "bucket", "key")
+    uploader.upload(draft, content_type="text/x", metadata={})
+    if change == "replaced":
+        put_bytes(store, "bucket", "key", b"theirs")
+    else:
+        store.delete("bucket", "key")
+    for segment in store.keys(SEGMENTS):
+        store.delete(SEGMENTS, segment)
+    draft.write(0, b"x")
+    uploader.upload(draft, content_type="text/x", metadata={})
+    assert get_bytes(store, "bucket", "key") == b"x" + content[1:]
+
+
+def test_bytes_that_only_the_segments_had_are_stale_when_these_are_gone(
+    store: MemStore, spool: Spool, uploader: Uploader
+) -> None:
+    old = upload(uploader, file_of(spool, LARGE))
+    draft = uploader.draft(spool.create(), "bucket", "key", old)
+    # It knows the segments from here on.
+    draft.know_base(look(store, "bucket", old))
+    draft.write(0, b"x")
+    put_bytes(store, "bucket", "key", b"theirs")
+    with pytest.raises(Stale):
+        uploader.upload(draft, content_type="text/x", metadata={})
+    assert get_bytes(store, "bucket", "key") == b"theirs"

@@ -1014,6 +1014,24 @@ def test_a_rename_whose_copy_cannot_be_taken_back_leaves_both_names(
     assert read_file(fs, "/bucket/b") == bytes(3 * MIB)
 
 
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_WRONLY | os.O_APPEND])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_write_of_no_data_changes_nothing(
+    fs: VfsFs, store: MemStore, clock: FakeClock, flags: int, is_replaced: bool
+) -> None:
+    put_bytes(store, "bucket", "a", b"content")
+    before = fs.lstat("/bucket/a")
+    clock.advance(5)
+    with opened(fs, "/bucket/a", flags) as fd:
+        assert fs.pwrite(fd, b"", 0) == fs.pwrite(fd, b"", 100) == 0
+        assert fs.lstat("/bucket/a") == before
+        if is_replaced:
+            put_bytes(store, "bucket", "a", b"theirs")
+        store.forget_calls()
+    assert store.counts() == {}
+    assert get_bytes(store, "bucket", "a") == (b"theirs" if is_replaced else b"content")
+
+
 def test_a_rename_flushes_what_is_dirty_first(fs: VfsFs, store: MemStore) -> None:
     fd = fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT)
     fs.pwrite(fd, b"content", 0)
