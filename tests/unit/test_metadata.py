@@ -685,12 +685,15 @@ def test_an_open_file_tells_what_it_is_given_though_the_store_has_it_already(
 ) -> None:
     put_bytes(store, "bucket", "a", b"1", metadata=OLD)
     fs = mount()
-    fd = fs.open("/bucket/a", os.O_RDONLY)
+    fd = fs.open("/bucket/a", os.O_RDWR)
     assert fs.pread(fd, 1, 0) == b"1"
     assert shown(fs, "/bucket/a") == LISTED
     fs.chmod("/bucket/a", 0o600)
     fs.utime("/bucket/a", OLD_NS)
     assert shown(fs, "/bucket/a") == replace(EXACT, uid=1, gid=2)
     assert "post" not in store.counts()
+    fs.pwrite(fd, b"2", 0)
+    assert shown(fs, "/bucket/a").mode == 0o600
     fs.close(fd)
-    assert shown(fs, "/bucket/a") == replace(EXACT, uid=1, gid=2)
+    assert shown(fs, "/bucket/a").mode == 0o600
+    assert store.head("bucket", "a").metadata["mode"] == "600"
