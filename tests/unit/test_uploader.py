@@ -22,7 +22,7 @@ from allasfs.errors import (
     Stale,
     Unavailable,
 )
-from allasfs.store.api import Kind, ObjectInfo, Segment
+from allasfs.store.api import Kind, ObjectInfo
 from allasfs.store.large import look
 from allasfs.transfer.spool import Spool
 from allasfs.transfer.spoolfile import SpoolFile
