@@ -12,6 +12,7 @@ from cachetools import LRUCache
 from allasfs.config import Config
 from allasfs.fs.database import Database, Row
 from allasfs.store.api import ObjectInfo
+from allasfs.store.compact import Packed, pack, unpack
 
 # An object of this type whose content is the target: a listing alone shows that it is a link.
 SYMLINK_TYPE = "inode/symlink"
@@ -20,7 +21,7 @@ LONGEST_TARGET = 4096
 # Names of the metadata. rclone and the swift client keep a file's time as ``mtime``; the others
 # are those of rclone's metadata, with its formats (octal mode, decimal ids).
 MTIME, MODE, UID, GID = "mtime", "mode", "uid", "gid"
-# Objects whose attributes are remembered in memory; some 500 bytes each.
+# Objects whose attributes are remembered in memory; some 400 bytes each.
 REMEMBERED = 200_000
 # The block that st_blocks counts (POSIX, stat(2)).
 STAT_BLOCK = 512
@@ -117,6 +118,10 @@ class Known:
     metadata: Mapping[str, str] | None = None
 
 
+# Of a version that was only looked at.
+NOTHING = Known()
+
+
 class Attributes:
     """Makes Attr records by the mount's rules, and remembers what was given to files.
 
@@ -134,8 +139,10 @@ class Attributes:
         self._database = database
         # Leaf lock.
         self._lock = threading.Lock()
-        # Version and what is known of it by (bucket, key); guarded.
-        self._known: LRUCache[tuple[str, str], tuple[ObjectInfo, Known]] = LRUCache(REMEMBERED)
+        # Version and what is known of it by (bucket, key); guarded. Of most no more is known than
+        # the version, which stands alone then.
+        self._known: LRUCache[tuple[str, str], Packed | tuple[Packed, Known]]
+        self._known = LRUCache(REMEMBERED)
 
     # -- what stat shows --------------------------------------------------------------------------
 
@@ -173,15 +180,14 @@ class Attributes:
         """Return what is told of a version, from now on; asks nobody."""
         known = self._find(bucket, info)
         if known is None:
-            known = Known()
+            known = NOTHING
             self._enter(bucket, info, known)
         return known.told
 
     def latest(self, bucket: str, key: str) -> Given:
         """Return what is remembered of the last known version of a name; asks nobody."""
-        with self._lock:
-            version, known = self._known.get((bucket, key), (None, None))
-        if version is not None and known is not None:
+        version, known = self._remembered(bucket, key)
+        if version is not None:
             return Given(mtime_ns=version.mtime_ns).changed(known.told)
         row = self._database.find(bucket, key) if self._database is not None else None
         if row is None:
@@ -202,7 +208,7 @@ class Attributes:
     ) -> None:
         """Keep what an own version has: what stat shows, and all its metadata if known."""
         with self._lock:
-            self._known[bucket, info.key] = (info, Known(told, metadata))
+            self._keep(bucket, info, Known(told, metadata))
         self._note(bucket, info, told, metadata)
 
     def learn(self, bucket: str, info: ObjectInfo, metadata: Mapping[str, str]) -> None:
@@ -216,13 +222,12 @@ class Attributes:
 
     def moved(self, old: tuple[str, ObjectInfo], new: tuple[str, ObjectInfo]) -> None:
         """A version has another name, and all else of it is as it was, its time too."""
-        known = self._find(*old) or Known()
+        known = self._find(*old) or NOTHING
         told = Given(mtime_ns=old[1].mtime_ns).changed(known.told)
         self.remember(*new, told, known.metadata)
 
     def _find(self, bucket: str, info: ObjectInfo) -> Known | None:
-        with self._lock:
-            version, known = self._known.get((bucket, info.key), (None, None))
+        version, known = self._remembered(bucket, info.key)
         if version is not None and version.same_version(info):
             return known
         row = self._database.find(bucket, info.key) if self._database is not None else None
@@ -235,12 +240,30 @@ class Attributes:
     def _enter(self, bucket: str, info: ObjectInfo, known: Known) -> bool:
         """Keep what is known of a version, unless a newer one is known; return whether."""
         with self._lock:
-            version, _ = self._known.get((bucket, info.key), (None, None))
+            version, _ = self._unpacked(self._known.get((bucket, info.key)), info.key)
             is_newer = version is not None and version.mtime_ns > info.mtime_ns
             if version is not None and is_newer and not version.same_version(info):
                 return False
-            self._known[bucket, info.key] = (info, known)
+            self._keep(bucket, info, known)
             return True
+
+    def _keep(self, bucket: str, info: ObjectInfo, known: Known) -> None:
+        """Remember a version (locked)."""
+        packed = pack(info)
+        self._known[bucket, info.key] = packed if known == NOTHING else (packed, known)
+
+    def _remembered(self, bucket: str, key: str) -> tuple[ObjectInfo | None, Known]:
+        with self._lock:
+            return self._unpacked(self._known.get((bucket, key)), key)
+
+    @staticmethod
+    def _unpacked(
+        entry: Packed | tuple[Packed, Known] | None, key: str
+    ) -> tuple[ObjectInfo | None, Known]:
+        if entry is None:
+            return None, NOTHING
+        packed, known = entry if isinstance(entry, tuple) else (entry, NOTHING)
+        return unpack(packed, key), known
 
     def _note(
         self, bucket: str, info: ObjectInfo, told: Given, metadata: Mapping[str, str] | None

@@ -172,7 +172,7 @@ class Tree:
         if is_second:
             files, _ = self._listings.entries(bucket, directory.prefix)
             known = self._attributes.metadata
-            self.ask_ahead(bucket, [each for _, each in files if known(bucket, each) is None])
+            self.ask_ahead(bucket, [each for each in files.values() if known(bucket, each) is None])
 
     def listed(self, bucket: str, infos: Iterable[ObjectInfo]) -> None:
         """A program lists these versions and will look at each: ask ahead for what is not told."""

@@ -214,8 +214,8 @@ class Vfs:
         elif self._listings.bucket(place.bucket) is None:
             raise NotFound(path)
         files, dirs = self._listings.entries(place.bucket, place.prefix)
-        self._tree.listed(place.bucket, (info for _, info in files))
-        listed = [name for name, _ in files]
+        self._tree.listed(place.bucket, files.values())
+        listed = list(files)
         new = self._files.new_in(place)
         entries = [*dirs, *listed, *set(new).difference(listed, dirs)]
         if self._config.show_ameta:

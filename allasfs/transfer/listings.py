@@ -23,6 +23,7 @@ from cachetools import LRUCache
 from allasfs.deadline import Clock, current
 from allasfs.errors import AccessDenied, NotFound
 from allasfs.store.api import ContainerInfo, Kind, ObjectInfo, Page, Store
+from allasfs.store.compact import Versions
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ class Directory:
     """The entries of one directory: files by name, and the names of directories."""
 
     born: float
-    files: dict[str, ObjectInfo] = field(default_factory=dict)
+    prefix: str
+    files: Versions = field(init=False)
     dirs: set[str] = field(default_factory=set)
     # The zero-byte object ``prefix`` itself, which keeps the directory when it is empty.
     marker: ObjectInfo | None = None
@@ -56,6 +58,9 @@ class Directory:
     typed: dict[str, ObjectInfo] = field(default_factory=dict)
     # How many objects have names that a file system cannot show.
     hidden: int = 0
+
+    def __post_init__(self) -> None:
+        self.files = Versions(self.prefix)
 
     def __len__(self) -> int:
         return 1 + len(self.files) + len(self.dirs)
@@ -259,7 +264,7 @@ class Listings:
             if self._buckets_born is not None:
                 self._buckets[name] = ContainerInfo(name, 0, 0, time.time_ns())
             self._by_name.pop(name, None)
-            self._dirs[name, ""] = Directory(self._clock())
+            self._dirs[name, ""] = Directory(self._clock(), "")
 
     def bucket_removed(self, name: str) -> None:
         """Take an own removed bucket out."""
@@ -294,11 +299,11 @@ class Listings:
             return not parent or self._may_exist(bucket, parent)
         return name in directory.dirs
 
-    def entries(self, bucket: str, prefix: str) -> tuple[list[tuple[str, ObjectInfo]], list[str]]:
+    def entries(self, bucket: str, prefix: str) -> tuple[Mapping[str, ObjectInfo], list[str]]:
         """Return the files and the directories of a directory, by their names in it."""
         directory = self.directory(bucket, prefix)
         with self._lock:
-            return list(directory.files.items()), list(directory.dirs)
+            return directory.files.snapshot(), list(directory.dirs)
 
     def markers(self, bucket: str, prefix: str) -> list[ObjectInfo]:
         """Return the objects that keep a directory when it is empty, ours first."""
@@ -435,7 +440,7 @@ class Listings:
         self, bucket: str, prefix: str, pages: Iterable[Page], born: float, *, is_flat: bool
     ) -> Directory:
         """Build the directories of a complete listing, put them in the cache, return the top."""
-        found = {prefix: Directory(born)}
+        found = {prefix: Directory(born, prefix)}
         for page in pages:
             for info in page.objects:
                 _place(found, prefix, info, is_flat=is_flat)
@@ -635,7 +640,7 @@ class Listings:
         if above is None or name in above.dirs:
             return
         above.add_dir(name)
-        self._dirs[bucket, prefix] = Directory(above.born)
+        self._dirs[bucket, prefix] = Directory(above.born, prefix)
 
 
 def _is_version(listed: ObjectInfo, known: ObjectInfo) -> bool:
@@ -672,7 +677,7 @@ def _place(found: dict[str, Directory], prefix: str, info: ObjectInfo, *, is_fla
         if where not in found:
             if not is_flat:
                 return
-            found[where] = Directory(found[prefix].born)
+            found[where] = Directory(found[prefix].born, where)
     if not name:
         found[where].marker = info
     elif not _is_shown(name):
@@ -681,7 +686,8 @@ def _place(found: dict[str, Directory], prefix: str, info: ObjectInfo, *, is_fla
         found[where].dirs.add(name)
         found[where].typed[name] = info
         if is_flat:
-            found.setdefault(f"{where}{name}/", Directory(found[prefix].born))
+            below = f"{where}{name}/"
+            found.setdefault(below, Directory(found[prefix].born, below))
     else:
         found[where].files[name] = info
 

@@ -15,7 +15,7 @@ MODULES = sorted(path.relative_to(TOP.parent) for path in TOP.rglob("*.py"))
 
 BOTTOM = ("allasfs.errors", "allasfs.config", "allasfs.deadline")
 # What the layers above see of the store: the protocol, and what is built on it alone.
-STORE_PROTOCOL = ("allasfs.store.api", "allasfs.store.large")
+STORE_PROTOCOL = ("allasfs.store.api", "allasfs.store.compact", "allasfs.store.large")
 TRANSFER = (*BOTTOM, *STORE_PROTOCOL, "allasfs.transfer")
 FS = (*TRANSFER, "allasfs.fs")
 APP = (*FS, "allasfs.store", "allasfs.app", "allasfs.__version__")
@@ -30,6 +30,7 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("allasfs.store.pool", BOTTOM),
     ("allasfs.store.wire", (*BOTTOM, "allasfs.store.api")),
     ("allasfs.store.large", (*BOTTOM, "allasfs.store.api")),
+    ("allasfs.store.compact", ("allasfs.store.api",)),
     ("allasfs.store", (*BOTTOM, "allasfs.store")),
     ("allasfs.transfer", TRANSFER),
     ("allasfs.fs", FS),

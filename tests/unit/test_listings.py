@@ -35,7 +35,7 @@ def listings(store: MemStore, clock: FakeClock) -> Listings:
 def names(listings: Listings, prefix: str = "", bucket: str = "bucket") -> list[str]:
     """Return the entries of a directory, directories with a slash."""
     files, dirs = listings.entries(bucket, prefix)
-    return sorted([name for name, _ in files] + [f"{name}/" for name in dirs])
+    return sorted([*files] + [f"{name}/" for name in dirs])
 
 
 def is_file(found: Found) -> bool:
