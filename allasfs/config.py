@@ -46,6 +46,9 @@ class Config:
     spool_size: int = 16 * GIB
     # Bytes in flight and kept for reading. Four readers with a full window each (see readahead.py).
     memory: int = 128 * MIB
+    # Names of objects that are remembered, and the most that one listing may have. 250 bytes each,
+    # so 500 MB: four buckets of the most objects that Allas takes.
+    names: int = 2_000_000
     # Connections to the object store at any moment. Swift's proxies serve about this many streams
     # of one client well; requests beyond it wait for a free one.
     connections: int = 16

@@ -185,6 +185,12 @@ class TimedOut(Unavailable):
     code = errno.ETIMEDOUT
 
 
+class TooManyNames(Failed):
+    """A listing that is longer than the memory for names allows, or that never ends."""
+
+    code = errno.EOVERFLOW
+
+
 class Corrupt(Failed):
     """Bytes that do not match their checksum or their announced length."""
 

@@ -206,6 +206,14 @@ STORE_OPTIONS = (
     Option("connections", "connections", _count, "Connections to the store at once.", "N"),
     Option("memory", "memory", _MEMORY, "Limit of memory for reading.", "SIZE"),
     Option(
+        "names",
+        "names",
+        _count,
+        "Names of objects that are remembered, 250 bytes each; a bucket or folder of more is not"
+        " listed.",
+        "N",
+    ),
+    Option(
         "spool-dir",
         "spool_dir",
         _path,

@@ -33,6 +33,8 @@ WAIT_S = 1.0
 BATCH = 5_000
 # More than this wait only behind another process that holds the file; the oldest are given up.
 MAX_PENDING = 100_000
+# SQLite's integers end in the year 2262; a server that tells later times is not worth a warning.
+LATEST_NS = 2**63 - 1
 # How often, in rows written, it is looked whether there are too many.
 PRUNE_EVERY = 10_000
 # Another mount writes to the file: a program that reads waits less long than the writing thread.
@@ -161,7 +163,7 @@ class Database:
 
     def note(self, row: Row) -> None:
         """Remember a version, in place of the last one of its name; returns at once."""
-        if self._thread is None:
+        if self._thread is None or abs(row.info.mtime_ns) > LATEST_NS:
             return
         key = (row.bucket, row.info.key)
         with self._lock:

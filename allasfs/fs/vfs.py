@@ -112,7 +112,9 @@ class Vfs:
             spool=Spool(Path(config.spool_dir), config.spool_size),
             pool=self._pool,
             uploader=Uploader(store, self._uploads, config, memory=memory, readers=self._pool),
-            listings=Listings(store, ttl_s=config.listing_ttl_s, clock=clock),
+            listings=Listings(
+                store, ttl_s=config.listing_ttl_s, most_names=config.names, clock=clock
+            ),
             attributes=Attributes(config, self._database, now_ns=clock_ns()),
             clock_ns=clock_ns,
         )

@@ -39,6 +39,7 @@ from allasfs.errors import (
     SetupError,
     Stale,
     TimedOut,
+    TooManyNames,
     Unavailable,
 )
 from allasfs.store import wire
@@ -72,6 +73,12 @@ LONGEST_WAIT_S = 8.0
 COPIED_BYTES_PER_S = 10 * 1024 * 1024
 # RGW handles 1024 names of one bulk request and says nothing of the rest (measured, 16.2).
 BULK_DELETE_NAMES = 1000
+
+# Bytes of an answer that is no object: ten times the page of a listing with 10,000 long names. What
+# is longer is not from an object store, and must not fill the memory.
+MOST_ANSWER_BYTES = 64 * 1024 * 1024
+# Of an answer that refuses, only its first words are of use.
+MOST_REFUSAL_BYTES = 64 * 1024
 
 # Answered by 201, 202 or 204.
 _CHANGES = frozenset({"PUT", "POST", "COPY", "DELETE"})
@@ -221,6 +228,7 @@ class SwiftStore:
     def __init__(self, auth: Auth, config: Config, *, ca_file: str | None = None) -> None:
         self._auth = auth
         self._timeout_s = config.timeout_s
+        self._most_names = config.names
         self._ca_file = ca_file
         self._pool: ConnectionPool[HTTPConnection] = ConnectionPool(
             self._connect, config.connections
@@ -247,7 +255,7 @@ class SwiftStore:
         try:
             answer = self._send(_Request("GET", path, subject="/info"), absolute=True)
             return wire.capabilities(json.loads(answer.body))
-        except (AccessDenied, NotFound, ValueError, AttributeError) as exc:
+        except (AccessDenied, NotFound, *wire.MEANINGLESS) as exc:
             # A site may hide /info; what is assumed then is right, if slower, on every server.
             log.info("the server tells nothing of itself (%s): the safe defaults are used", exc)
             return Capabilities()
@@ -317,7 +325,7 @@ class SwiftStore:
             quote(container),
             query,
             f"{container}/{prefix}",
-            lambda body: wire.object_page(body, delimiter),
+            lambda body: wire.object_page(body, delimiter, prefix),
             last=lambda page: page.marker,
             marker=marker,
         )
@@ -332,7 +340,8 @@ class SwiftStore:
         last: Callable[[P], str],
         marker: str = "",
     ) -> Iterator[P]:
-        """Yield parsed pages, each by one request, until the end."""
+        """Yield parsed pages, each by one request, until the end; raise TooManyNames."""
+        count = 0
         while True:
             full = {"format": "json", **query, "marker": marker}
             given = {name: value for name, value in full.items() if value}
@@ -345,6 +354,10 @@ class SwiftStore:
                 return
             if last(page).encode() <= marker.encode():
                 raise Unavailable(subject, f"the listing does not go on after {marker!r}")
+            count += len(page)
+            if count > self._most_names:
+                why = f"it has more than {self._most_names} names: mount with a larger 'names'"
+                raise TooManyNames(subject, why)
             marker = last(page)
             current(self._timeout_s).progress()
             yield page
@@ -538,7 +551,7 @@ class SwiftStore:
                         raise _RetriableError(Unavailable(subject, why))
                     # Its bytes would come, however many.
                     raise NotFound(subject, "no static large object")
-                body = response.read()
+                body = response.read(subject)
                 if not body:
                     why = "the server does not tell the segments of this object"
                     raise NotSupported(subject, why)
@@ -701,7 +714,7 @@ class SwiftStore:
         self, request: _Request, deadline: Deadline, *, absolute: bool = False
     ) -> _Answer:
         with self._exchange(request, deadline, absolute=absolute) as (_, response, headers):
-            body = response.read()
+            body = response.read(request.subject)
             return _Answer(response.status, headers, body)
 
     def _retrying(self, subject: str, deadline: Deadline, attempt: Callable[[], T]) -> T:
@@ -751,7 +764,7 @@ class SwiftStore:
             if request.source is not None and request.source.size:
                 data = request.source
             headers = {**(request.headers or {}), "x-auth-token": endpoint.token}
-            response = _Response(connection, request.method, path, data, headers)
+            response = _Response(connection, request.method, path, data, headers, deadline=deadline)
             if response.status >= 300:
                 self._refuse(request, response, endpoint.token)
             if response.status == 200 and request.method in _CHANGES and not request.tells:
@@ -769,7 +782,7 @@ class SwiftStore:
 
     def _refuse(self, request: _Request, response: _Response, token: str) -> None:
         status = response.status
-        body = response.read()
+        body = response.read_some(MOST_REFUSAL_BYTES)
         trans_id = response.headers.get("x-trans-id", "")
         error = wire.error_for(request.method, request.subject, status, body, trans_id)
         if status == 401 and self._renewed(request.subject, token):
@@ -810,7 +823,10 @@ class _Response:
         path: str,
         data: Any,
         headers: Mapping[str, str],
+        *,
+        deadline: Deadline,
     ) -> None:
+        self._deadline = deadline
         began = time.monotonic()
         # Names stay str for swiftclient, which looks some of them up.
         sent = {name: wire.encoded(value) for name, value in headers.items()}
@@ -839,11 +855,29 @@ class _Response:
         """The undecoded stream of the body."""
         return self._response.raw
 
-    def read(self) -> bytes:
-        """Return the body, all of it."""
-        body: bytes = self._response.content
-        self.is_read = True
+    def read(self, subject: str) -> bytes:
+        """Return the body, all of it; raise TimedOut, and Unavailable when it is too long.
+
+        It must be here within the deadline: bytes that trickle in are no progress.
+        """
+        body = self.read_some(MOST_ANSWER_BYTES)
+        if not self.is_read:
+            raise Unavailable(subject, f"the answer has more than {MOST_ANSWER_BYTES} bytes")
         return body
+
+    def read_some(self, limit: int) -> bytes:
+        """Return the body up to some length; ``is_read`` says whether that is all of it."""
+        raw = self._response.raw
+        body = bytearray()
+        while piece := raw.read1(PIECE_BYTES, decode_content=True):
+            body += piece
+            if len(body) > limit:
+                return bytes(body[:limit])
+            self._deadline.check()
+        # The socket goes back to its session.
+        raw.drain_conn()
+        self.is_read = True
+        return bytes(body)
 
 
 def _lost_headers(raw: Any) -> dict[str, str]:
@@ -869,8 +903,8 @@ def _understood(parse: Callable[[V], T], said: V, subject: str) -> T:
     """Return what a body or headers say; whatever a server answers, it is no other error."""
     try:
         return parse(said)
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        error = Unavailable(subject, f"the answer cannot be understood: {exc!r}")
+    except wire.MEANINGLESS as exc:
+        error = Unavailable(subject, f"the answer cannot be understood: {exc!r:.200}")
         raise _RetriableError(error) from exc
 
 

@@ -47,6 +47,13 @@ SLO_MARK = META + "static-large-object"
 # What a POST drops on OpenStack Swift unless it is sent again (measured on Swift 2.38).
 KEPT_HEADERS = ("content-disposition", "content-encoding", "x-delete-at", "x-object-manifest")
 
+# What reading an answer of another form ends with: a number without end, brackets without end...
+MEANINGLESS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+# What stat(2) can show of a size.
+_MOST = 2**63 - 1
+# The last time that has a date with four digits for the year.
+_LATEST_NS = 253_402_300_799_999_999_999
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -68,10 +75,20 @@ def header_time_ns(headers: Headers) -> int:
     stamp = headers.get("x-timestamp", "")
     if stamp and not stamp.startswith("0.0"):
         seconds, _, fraction = stamp.partition(".")
-        return int(seconds) * 1_000_000_000 + int(fraction[:9].ljust(9, "0") or 0)
+        return min(int(seconds) * 1_000_000_000 + int(fraction[:9].ljust(9, "0") or 0), _LATEST_NS)
     if date := headers.get("last-modified"):
-        return int(parsedate_to_datetime(date).timestamp()) * 1_000_000_000
+        return min(int(parsedate_to_datetime(date).timestamp()) * 1_000_000_000, _LATEST_NS)
     return 0
+
+
+def size_of(value: object) -> int:
+    """Return a number of bytes or objects; raise ValueError for what is none."""
+    if not isinstance(value, (int, str)) or isinstance(value, bool):
+        raise ValueError(f"{value!r:.50} is no size")  # noqa: TRY004 - of an answer, not a type
+    size = int(value)
+    if not 0 <= size <= _MOST:
+        raise ValueError(f"a size of {size} bytes")
+    return size
 
 
 # -- objects --------------------------------------------------------------------------------------
@@ -83,9 +100,7 @@ def listed_object(entry: Mapping[str, Any]) -> ObjectInfo:
     The hash of nothing (and no directory marker) means that the size is not known: an empty
     object, or a large one of RGW, or a dynamic one of either server.
     """
-    name, etag, size = _name(entry["name"]), str(entry["hash"]), int(entry["bytes"])
-    if size < 0:
-        raise ValueError(f"object of {size} bytes")
+    name, etag, size = _name(entry["name"]), str(entry["hash"]), size_of(entry["bytes"])
     content_type = str(entry.get("content_type") or "")
     kind = Kind.PLAIN
     if "slo_etag" in entry:
@@ -99,9 +114,10 @@ def listed_object(entry: Mapping[str, Any]) -> ObjectInfo:
 
 def _name(value: object) -> str:
     """Return a name; raise ValueError for one that no request could send back."""
-    name = str(value)
-    name.encode()
-    return name
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r:.50} is no name")
+    value.encode()
+    return value
 
 
 def _entries(body: bytes) -> list[dict[str, Any]]:
@@ -112,16 +128,25 @@ def _entries(body: bytes) -> list[dict[str, Any]]:
     return entries
 
 
-def object_page(body: bytes, delimiter: str) -> Page:
-    """Return the page of a container listing (JSON); raise ValueError when it is none."""
+def object_page(body: bytes, delimiter: str, prefix: str = "") -> Page:
+    """Return the page of a container listing (JSON); raise ValueError when it is none.
+
+    Names that were not asked for would be shown under other ones.
+    """
     try:
         entries = _entries(body)
         objects = tuple(listed_object(entry) for entry in entries if "subdir" not in entry)
         subdirs = tuple(_name(entry["subdir"]) for entry in entries if "subdir" in entry)
-    except (KeyError, TypeError, AttributeError) as exc:
-        raise ValueError(f"no listing: {exc!r}") from exc
+    except MEANINGLESS as exc:
+        raise ValueError(f"no listing: {exc!r:.200}") from exc
     if subdirs and not delimiter:
         raise ValueError("prefixes in a listing without delimiter")
+    if not all(info.key.startswith(prefix) for info in objects):
+        raise ValueError(f"names that do not begin with {prefix!r}")
+    for subdir in subdirs:
+        name, end = subdir[len(prefix) : -len(delimiter)], subdir[len(prefix) :][-len(delimiter) :]
+        if not subdir.startswith(prefix) or end != delimiter or delimiter in name:
+            raise ValueError(f"{subdir!r:.200} is no prefix below {prefix!r}")
     return Page(objects, subdirs)
 
 
@@ -130,23 +155,31 @@ def container_page(body: bytes) -> list[ContainerInfo]:
     try:
         return [
             ContainerInfo(
-                _name(entry["name"]),
-                int(entry["count"]) if "count" in entry else None,
-                int(entry["bytes"]) if "bytes" in entry else None,
+                _container(entry["name"]),
+                size_of(entry["count"]) if "count" in entry else None,
+                size_of(entry["bytes"]) if "bytes" in entry else None,
                 listed_time_ns(entry["last_modified"]) if "last_modified" in entry else 0,
             )
             for entry in _entries(body)
         ]
-    except (KeyError, TypeError, AttributeError) as exc:
-        raise ValueError(f"no listing: {exc!r}") from exc
+    except MEANINGLESS as exc:
+        raise ValueError(f"no listing: {exc!r:.200}") from exc
+
+
+def _container(value: object) -> str:
+    """Return a container's name; raise ValueError for what would be another path."""
+    name = _name(value)
+    if "/" in name or name in (".", ".."):
+        raise ValueError(f"{name!r:.50} is no name of a container")
+    return name
 
 
 def container_info(name: str, headers: Headers) -> ContainerInfo:
     """Return what HEAD told of a container."""
     return ContainerInfo(
         name,
-        int(headers["x-container-object-count"]),
-        int(headers["x-container-bytes-used"]),
+        size_of(headers["x-container-object-count"]),
+        size_of(headers["x-container-bytes-used"]),
         header_time_ns(headers),
         metadata(headers, CONTAINER_META),
     )
@@ -157,11 +190,11 @@ def account_info(headers: Headers) -> AccountInfo:
     quota = headers.get("x-account-quota-bytes") or headers.get("x-account-meta-quota-bytes")
     objects = headers.get("x-account-quota-count") or headers.get("x-account-meta-quota-count")
     return AccountInfo(
-        bytes_used=int(headers["x-account-bytes-used"]),
-        object_count=int(headers["x-account-object-count"]),
-        container_count=int(headers["x-account-container-count"]),
-        quota_bytes=int(quota) if quota else None,
-        quota_count=int(objects) if objects else None,
+        bytes_used=size_of(headers["x-account-bytes-used"]),
+        object_count=size_of(headers["x-account-object-count"]),
+        container_count=size_of(headers["x-account-container-count"]),
+        quota_bytes=size_of(quota) if quota else None,
+        quota_count=size_of(objects) if objects else None,
     )
 
 
@@ -185,7 +218,7 @@ def whole_size(headers: Headers, span: tuple[int, int] | None, status: int) -> i
 
     A range that is not the one asked for, or a whole object in its place, is refused.
     """
-    length = int(headers["content-length"])
+    length = size_of(headers["content-length"])
     if span is None:
         if status != 200:
             raise ValueError(f"status {status} for a whole object")
@@ -241,7 +274,7 @@ def broken(headers: Headers) -> Headers:
 
 def object_head(key: str, headers: Headers) -> ObjectHead:
     """Return what HEAD told."""
-    info = object_info(key, headers, int(headers["content-length"]))
+    info = object_info(key, headers, size_of(headers["content-length"]))
     check_version(info)
     return ObjectHead(
         info,

@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 # A subtree of more objects than this is listed directory by directory: one page of the largest
 # size that servers give.
 FLAT_OBJECTS = 10_000
-# Names kept over all directories: a bucket of Allas holds at most 500,000.
-CACHED_NAMES = 1_000_000
+# Names kept over all directories where nothing else is said (config.py: names).
+CACHED_NAMES = 2_000_000
 # An own change outweighs listings that were requested up to this long after it: Swift's container
 # servers may learn of an object later than the client that stored it.
 SETTLE_S = 30.0
@@ -137,7 +137,14 @@ class _Edit:
 class Listings:
     """All that is known about names. Any thread may ask; a listing is fetched once for all."""
 
-    def __init__(self, store: Store, *, ttl_s: float, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        ttl_s: float,
+        most_names: int = CACHED_NAMES,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._store = store
         self._ttl_s = ttl_s
         self._clock = clock
@@ -145,7 +152,7 @@ class Listings:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._dirs: LRUCache[tuple[str, str], Directory] = LRUCache(
-            CACHED_NAMES, getsizeof=lambda directory: min(len(directory), CACHED_NAMES)
+            most_names, getsizeof=lambda directory: min(len(directory), most_names)
         )
         self._fetching: set[tuple[str, str]] = set()
         # When the listings that are on their way were requested.

@@ -103,7 +103,7 @@ def test_the_etag_of_a_static_large_object_is_that_of_its_answers() -> None:
 
 
 def test_a_page_has_objects_and_prefixes_and_the_last_of_both_as_marker() -> None:
-    page = wire.object_page(body(ENTRY, {"subdir": "dir/b/"}), "/")
+    page = wire.object_page(body(ENTRY, {"subdir": "dir/b/"}), "/", "dir/")
     assert [info.key for info in page.objects] == ["dir/a"]
     assert page.subdirs == ("dir/b/",)
     assert (page.marker, len(page)) == ("dir/b/", 2)
