@@ -216,7 +216,10 @@ def _mount_helper(argv: list[str]) -> int:
 # -- the other commands ---------------------------------------------------------------------------
 
 
-def _positive_seconds(text: str) -> float:
+def _wait(text: str) -> float | None:
+    """Return seconds, None for ``forever``."""
+    if text == "forever":
+        return None
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
@@ -224,6 +227,8 @@ def _positive_seconds(text: str) -> float:
 
 
 def _umount(args: list[str]) -> int:
+    from allasfs.app import commands
+
     parser = _Parser(
         prog="allasfs umount",
         description="Unmount DIR and wait until everything is uploaded and its process has ended."
@@ -234,12 +239,12 @@ def _umount(args: list[str]) -> int:
     parser.add_argument(
         "--wait",
         metavar="SECONDS",
-        type=_positive_seconds,
-        help="Wait no longer than this for the uploads, which go on. [default: no limit]",
+        type=_wait,
+        default=commands.UMOUNT_WAIT_S,
+        help="Wait no longer than this (or 'forever') for the uploads, which go on, and say what is"
+        f" left. [default: {commands.UMOUNT_WAIT_S:g}]",
     )
     found = parser.parse_args(args)
-    from allasfs.app import commands
-
     commands.umount(found.directory, wait_s=found.wait)
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
@@ -14,6 +15,13 @@ from allasfs.errors import MountDead, NotAnswering, NotMounted, UnmountFailed
 
 # The server answers from memory; one that takes longer than this is stuck.
 ANSWER_TIMEOUT_S = 10.0
+# What fills a spool of 16 GiB goes up within this at 30 MB/s; a person who waits longer wants to be
+# told what it is about. Scripts that want to wait say so.
+UMOUNT_WAIT_S = 600.0
+# An answer that is there already is read also when the time is over.
+LEAST_WAIT_S = 0.01
+# Of the files that are not uploaded yet, in one line.
+SHOWN_NAMES = 3
 
 
 class Target:
@@ -57,6 +65,11 @@ def umount(directory: str, *, wait_s: float | None) -> None:
     when that cannot be told within ``wait_s`` seconds (None: as long as it takes).
     """
     target = Target(directory)
+    end_s = None if wait_s is None else time.monotonic() + wait_s
+
+    def left_s() -> float | None:
+        return None if end_s is None else max(LEAST_WAIT_S, end_s - time.monotonic())
+
     with target.connection() as connection:
         if connection is None:
             _umount_without_process(target)
@@ -65,12 +78,12 @@ def umount(directory: str, *, wait_s: float | None) -> None:
         if target.entry is not None:
             unmounting.unmount(target.path)
         try:
-            outcome = connection.next(wait_s)
-            connection.wait_for_end(wait_s)
+            outcome = connection.next(left_s())
+            connection.wait_for_end(left_s())
         except TimeoutError as exc:
             raise UnmountFailed(
-                f"{target.path}: unmounted, but process {pid} still uploads after {wait_s:g} s;"
-                " it goes on, and 'allasfs umount' waits for it again"
+                f"{target.path}: unmounted, but process {pid} still uploads after {wait_s:g} s"
+                f"{_what_is_left(target)}; it goes on, and 'allasfs umount' waits for it again"
             ) from exc
         except NotAnswering as exc:
             raise UnmountFailed(
@@ -78,6 +91,20 @@ def umount(directory: str, *, wait_s: float | None) -> None:
                 " everything; what is missing is in its spool folder"
             ) from exc
     _check_uploads(target, outcome)
+
+
+def _what_is_left(target: Target) -> str:
+    """Return the names of files that are not uploaded yet, for the line about them."""
+    try:
+        with target.connection() as connection:
+            answer = connection.ask({"command": "status"}, ANSWER_TIMEOUT_S) if connection else {}
+    except NotAnswering:  # it has ended meanwhile, or is stuck
+        return ""
+    names = answer.get("to_upload")
+    if not isinstance(names, list) or not names:
+        return ""
+    more = len(names) - SHOWN_NAMES
+    return f" ({', '.join(map(str, names[:SHOWN_NAMES]))}{f' and {more} more' if more > 0 else ''})"
 
 
 def _umount_without_process(target: Target) -> None:
@@ -146,6 +173,6 @@ def _lines(answer: Mapping[str, object], indent: str = "") -> Iterator[str]:
             yield from _lines(value, indent + "  ")
         elif isinstance(value, list):
             yield f"{label} {'' if value else 'none'}".rstrip()
-            yield from (f"{indent}  {item}" for item in value)
+            yield from (f"{indent}  {logs.plain(str(item))}" for item in value)
         else:
-            yield f"{label} {value}"
+            yield f"{label} {logs.plain(str(value))}"

@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 from allasfs.errors import UsageError
 
@@ -52,7 +53,31 @@ class LogSettings:
         return str(self.default_file) if self.background else "standard error"
 
 
-class JournalFormatter(logging.Formatter):
+def plain(text: str) -> str:
+    """Return a text on one line that does nothing to a terminal.
+
+    Names of objects are anybody's: a line break would forge a line, an escape sequence move the
+    cursor, an override of the direction of writing turn a name around.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class PlainFormatter(logging.Formatter):
+    """One line for each record; those of a traceback are indented, so that none looks like one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the record's own line."""
+        record.message = plain(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        """Return a traceback."""
+        return "\n".join(f"  {plain(line)}" for line in super().formatException(ei).split("\n"))
+
+
+class JournalFormatter(PlainFormatter):
     """Lines that journald understands: a priority before each line, of a traceback, too."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -112,7 +137,7 @@ def _handler(settings: LogSettings) -> logging.Handler:
     else:
         handler = _file_handler(file, bounded=file != settings.file)
     journal = file is None and settings.journal
-    handler.setFormatter(JournalFormatter(_JOURNAL_LINE) if journal else logging.Formatter(_LINE))
+    handler.setFormatter(JournalFormatter(_JOURNAL_LINE) if journal else PlainFormatter(_LINE))
     return handler
 
 
@@ -147,4 +172,4 @@ def _log_thread_death(args: threading.ExceptHookArgs) -> None:
 
 def report(line: str) -> None:
     """Write the one line that a user sees when a command fails."""
-    sys.stderr.write(f"allasfs: {line}\n")
+    sys.stderr.write(f"allasfs: {plain(line)}\n")

@@ -65,6 +65,9 @@ log = logging.getLogger(__name__)
 # Targets of symbolic links that are remembered; some 200 bytes each.
 TARGETS = 20_000
 
+# Files that status names; there may be thousands.
+SHOWN_FILES = 100
+
 # Objects in which CSC's a-commands describe the object of the name before it.
 AMETA_SUFFIX = "_ameta"
 
@@ -138,6 +141,8 @@ class Vfs:
         self._targets: LRUCache[tuple[str, ObjectInfo], str] = LRUCache(TARGETS)
         # Lines about data that could not be stored; guarded.
         self._lost: list[str] = []
+        # Files that are uploaded because the mount ends; guarded.
+        self._leaving: list[OpenFile] = []
         self._usage: tuple[float, AccountInfo] | None = None
 
     def start(self) -> None:
@@ -150,7 +155,10 @@ class Vfs:
     def close(self) -> list[str]:
         """Upload what is dirty and stop; return a line for each file that was not stored."""
         self._resume.stop()
-        for file in self._files.drain():
+        leaving = list(self._files.drain())
+        with self._lock:
+            self._leaving = list(leaving)
+        for file in leaving:
             with within(self._config.timeout_s):
                 try:
                     file.flush()
@@ -160,6 +168,8 @@ class Vfs:
                     # A fault in one file must not cost the others their upload.
                     log.exception("uploading %s/%s", file.place.bucket, file.place.key)
                 self._closed(file)
+            with self._lock:
+                self._leaving.remove(file)
         self._uploads.shutdown()
         self._pool.shutdown(cancel_futures=True)
         if self._database is not None:
@@ -170,9 +180,13 @@ class Vfs:
     def status(self) -> dict[str, object]:
         """Return what `allasfs status` shows; JSON-able."""
         files = self._files.all()
+        with self._lock:
+            files += [file for file in self._leaving if file not in files]
+        dirty = [file for file in files if file.is_dirty]
         return {
             "open_files": len(files),
-            "dirty_files": sum(file.is_dirty for file in files),
+            "dirty_files": len(dirty),
+            "to_upload": [str(file.place) for file in dirty[:SHOWN_FILES]],
             "spool_used": self._services.spool.used,
             "spool_limit": self._config.spool_size,
             "uploads_to_finish": self._resume.left,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -33,10 +33,19 @@ def answer(status: int, body: bytes = b"", headers: dict[str, str] | None = None
 HANG_UP = b""
 
 
+# Pieces are sent one after the other, and then the connection ends.
+Reply = bytes | Iterable[bytes]
+
+
+def _nothing_left(request: Received) -> Reply:
+    return answer(599)
+
+
 @dataclass
 class ScriptedServer:
-    """Answers requests in order of their coming; without an answer left, with 599."""
+    """Answers requests in order of their coming; without an answer left, as ``otherwise`` says."""
 
+    otherwise: Callable[[Received], Reply] = _nothing_left
     answers: list[bytes] = field(default_factory=list)
     received: list[Received] = field(default_factory=list)
 
@@ -104,10 +113,16 @@ class ScriptedServer:
                     name, _, value = text.partition(":")
                     headers[name.lower()] = value.strip()
                 body = stream.read(int(headers.get("content-length", 0)))
+                request = Received(method, target, headers, body, number)
                 with self._lock:
-                    self.received.append(Received(method, target, headers, body, number))
-                    reply = self.answers.pop(0) if self.answers else answer(599)
+                    self.received.append(request)
+                    scripted = self.answers.pop(0) if self.answers else None
+                reply = self.otherwise(request) if scripted is None else scripted
                 if reply == HANG_UP:
+                    return
+                if not isinstance(reply, bytes):
+                    for piece in reply:
+                        connection.sendall(piece)
                     return
                 connection.sendall(reply)
                 if _is_cut_short(method, reply):

@@ -86,8 +86,29 @@ for number in range(200):
 def test_the_journal_gets_the_priority_before_each_line(
     tmp_path: Path, level: str, priority: int
 ) -> None:
-    text = write(tmp_path, 'journal=True, level="debug"', f'log.{level}("one\\ntwo")')
-    assert text == f"<{priority}>allasfs.test: one\n<{priority}>two\n"
+    line = f'log.{level}("one", exc_info=ValueError("two"))'
+    text = write(tmp_path, 'journal=True, level="debug"', line)
+    assert text == f"<{priority}>allasfs.test: one\n<{priority}>  ValueError: two\n"
+
+
+@pytest.mark.semantics("S3")
+def test_a_name_forges_no_line_and_moves_no_cursor(tmp_path: Path) -> None:
+    body = """
+name = "a\\x1b[2J\\r\\n2026-01-01 00:00:00,000 ERROR allasfs: forged\\u202e\\u2028\\udcff"
+log.warning("%s", name)
+try:
+    raise ValueError(name)
+except ValueError:
+    log.exception("in the traceback")
+"""
+    write(tmp_path, 'file=folder / "log"', body)
+    text = (tmp_path / "log").read_text(encoding="utf-8")
+    assert all(c.isprintable() for c in text.replace("\n", ""))
+    assert text.count("forged") == 2
+    assert not any(line.startswith("2026-01-01 00:00:00") for line in text.split("\n"))
+    assert r"a\x1b[2J\r\n2026" in text
+    # Each record has one line that is not indented.
+    assert sum(line.startswith("20") for line in text.split("\n")) == 2
 
 
 def test_a_daemon_keeps_its_way_to_the_journal(tmp_path: Path) -> None:
