@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -32,7 +33,13 @@ class AccountContent:
     @property
     def facts(self) -> Mapping[str, object]:
         """What ``status`` tells of the account; no secrets."""
-        return {"account": self._auth.describe()}
+        account = self._auth.describe()
+        expires_at = self._auth.expires_at()
+        if expires_at is not None:
+            account["token expires"] = time.strftime(
+                "%Y-%m-%dT%H:%M:%S%z", time.localtime(expires_at)
+            )
+        return {"account": account}
 
     def serve(self, on_ready: Callable[[], None]) -> None:
         """Serve until unmounted; raise SetupError."""

@@ -18,6 +18,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import timezone
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -49,6 +50,8 @@ DEFAULT_INTERFACE = "public"
 
 # Of the time that people wait for an authentication: so they hear of a timeout what it was.
 HTTP_SHARE = 0.8
+
+ADVICE = "run allas-conf --store-token for this project, and all goes on"
 
 # OpenSSL's codes for a certificate chain that ends at no known authority.
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
@@ -86,9 +89,9 @@ def load(sources: Sources, *, clock: Clock = time.monotonic, wall_clock: Clock =
     _silence_libraries()
     chosen = credentials.choose(sources)
     if isinstance(chosen, GivenToken) and chosen.place.storage_url:
-        return _fixed(chosen, chosen.place.storage_url)
+        return _fixed(chosen, chosen.place.storage_url, sources.timeout_s, wall_clock)
     asker = _asker(chosen, sources.timeout_s, wall_clock)
-    return Renewing(asker, timeout_s=sources.timeout_s, clock=clock)
+    return Renewing(asker, timeout_s=sources.timeout_s, clock=clock, wall_clock=wall_clock)
 
 
 def _silence_libraries() -> None:
@@ -103,18 +106,24 @@ def _silence_libraries() -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _fixed(given: GivenToken, storage_url: str) -> FixedToken:
+def _fixed(given: GivenToken, storage_url: str, timeout_s: float, wall_clock: Clock) -> FixedToken:
     def read_again() -> str | None:
         newer = credentials.read_token(given.token_file)
         # Another address is another project: a mount does not move to that.
         return newer[0] if newer and newer[1] == given.token_url else None
+
+    def ask_expiry(token: str) -> float | None:
+        asker = _AskAboutToken(replace(given, token=token), timeout_s, wall_clock)
+        return asker.ask().expires_at
 
     return FixedToken(
         Endpoint(storage_url, given.token),
         read_again,
         facts={**_facts("token", given), "storage url": storage_url},
         ca_file=given.place.ca_file,
-        advice="if it has expired, run allas-conf --store-token for this project, and all goes on",
+        advice=f"if it has expired, {ADVICE}",
+        ask_expiry=ask_expiry if given.auth_url else None,
+        wall_clock=wall_clock,
     )
 
 
@@ -135,6 +144,7 @@ class _HttpAsker:
     """What asking over HTTP has in common: the session, and errors in the user's words."""
 
     kind = ""
+    advice = ""
     # Where the address came from.
     variable = "OS_AUTH_URL"
 
@@ -303,6 +313,7 @@ class _AskAboutToken(_HttpAsker):
     """A token without storage URL: Keystone says what it opens."""
 
     kind = "token"
+    advice = "nothing renews it: mount again with another one, or with a password"
 
     def __init__(self, chosen: GivenToken, timeout_s: float, wall_clock: Clock) -> None:
         # A token with neither address was refused when the credentials were chosen.

@@ -32,6 +32,9 @@ UNREACHABLE_REST_S = 5.0
 # A token got in place of a refused one, and refused within this time, shows that the token was not
 # the reason.
 TOO_YOUNG_S = 10.0
+# A token that nobody here can renew is announced this long before it expires: time enough to get
+# another one, late enough that whoever reads it will.
+ANNOUNCE_S = 900.0
 # An authentication is a few requests with a timeout each; one that takes longer is given up.
 GIVE_UP_FACTOR = 5.0
 
@@ -65,9 +68,30 @@ class Asker(Protocol):
     address: str
     ca_file: str | None
     facts: Mapping[str, str]
+    # How a person gets another token; nothing where asking again brings one.
+    advice: str
 
     def ask(self) -> Grant:
         """Return a new token; raise BadCredentials or HostUnreachable."""
+
+
+class _Announcer:
+    """Says once of each token that it will expire."""
+
+    def __init__(self, advice: str, wall_clock: Clock) -> None:
+        self._advice = advice
+        self._wall_clock = wall_clock
+        self._said_of: float | None = None
+
+    def look(self, expires_at: float | None) -> None:
+        """Say it when it is time."""
+        if not self._advice or expires_at is None or expires_at == self._said_of:
+            return
+        left_s = expires_at - self._wall_clock()
+        if left_s <= ANNOUNCE_S:
+            self._said_of = expires_at
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(expires_at))
+            log.warning("the token expires at %s, in %.0f s: %s", when, left_s, self._advice)
 
 
 class _Flight:
@@ -83,9 +107,17 @@ class _Flight:
 class Renewing:
     """Credentials that can be used again and again (an ``auth.Auth``)."""
 
-    def __init__(self, asker: Asker, *, timeout_s: float, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        asker: Asker,
+        *,
+        timeout_s: float,
+        clock: Clock = time.monotonic,
+        wall_clock: Clock = time.time,
+    ) -> None:
         """Ask nobody yet; ``timeout_s`` is how long to wait outside of any operation."""
         self._asker = asker
+        self._announcer = _Announcer(asker.advice, wall_clock)
         self._timeout_s = timeout_s
         self._clock = clock
         # Leaf: no I/O is done while it is held. It guards all that follows.
@@ -110,6 +142,7 @@ class Renewing:
             if self._grant and now_s < self._dies_s:
                 if self._renew_s <= now_s and self._rest_until_s <= now_s:
                     self._flight_locked(now_s)
+                self._announcer.look(self._grant.expires_at)
                 return self._grant.endpoint
             self._check_rest_locked(now_s)
             flight = self._flight_locked(now_s)
@@ -218,8 +251,15 @@ class FixedToken:
         facts: Mapping[str, str],
         ca_file: str | None,
         advice: str,
+        ask_expiry: Callable[[str], float | None] | None = None,
+        wall_clock: Clock = time.time,
     ) -> None:
-        """``read_again`` returns the token that is there now; ``advice`` says how to get one."""
+        """``read_again`` returns the token that is there now; ``advice`` says how to get one.
+
+        ``ask_expiry`` asks a server, in a thread of its own: nobody waits for it.
+        """
+        self._ask_expiry = ask_expiry
+        self._announcer = _Announcer(advice, wall_clock)
         self._read_again = read_again
         self._facts = dict(facts)
         self._advice = advice
@@ -227,12 +267,34 @@ class FixedToken:
         # A small local file is read under this lock, so that refused threads read it once.
         self._lock = threading.Lock()
         self._endpoint = endpoint  # guarded by _lock
+        self._asked_of = ""  # guarded by _lock
+        self._expires_at: float | None = None  # guarded by _lock
         self._complained_of = ""  # guarded by _lock
 
     def endpoint(self) -> Endpoint:
         """Return the token, expired or not: only the store can tell."""
         with self._lock:
+            if self._ask_expiry is not None and self._asked_of != self._endpoint.token:
+                self._asked_of, self._expires_at = self._endpoint.token, None
+                threading.Thread(
+                    target=self._learn_expiry,
+                    args=(self._ask_expiry, self._asked_of),
+                    name="allasfs-auth",
+                    daemon=True,
+                ).start()
+            self._announcer.look(self._expires_at)
             return self._endpoint
+
+    def _learn_expiry(self, ask: Callable[[str], float | None], token: str) -> None:
+        try:
+            expires_at = ask(token)
+        except SetupError as exc:
+            log.info("it is not known when the token expires: %s", exc)
+            return
+        with self._lock:
+            if token == self._asked_of:
+                self._expires_at = expires_at
+                self._announcer.look(expires_at)
 
     def refused(self, token: str) -> bool:
         """Look for another token; tell whether there is one."""
@@ -250,8 +312,9 @@ class FixedToken:
             return False
 
     def expires_at(self) -> float | None:
-        """Return None: a token alone does not say."""
-        return None
+        """Return when the token expires, in Unix time, where the identity service told."""
+        with self._lock:
+            return self._expires_at
 
     def describe(self) -> dict[str, str]:
         """Return kind, source, user, project, addresses: what is known, and no secret."""

@@ -748,10 +748,13 @@ class SwiftStore:
         Raises what the status means, as _RetriableError where another attempt may help. The
         connection goes back to the pool afterwards, unless ``keep`` was set on the response.
         """
-        endpoint = self._endpoint(request.subject)
+        # First, so that no connection is taken while the identity service is away.
+        self._endpoint(request.subject)
         connection = self._pool.acquire(deadline)
         response: _Response | None = None
         try:
+            # Again: tokens may expire while all connections are busy.
+            endpoint = self._endpoint(request.subject)
             left = deadline.check(request.subject)
             silence_s = left + request.patience_s
             connection.requests_args["timeout"] = (min(left, CONNECT_TIMEOUT_S), silence_s)

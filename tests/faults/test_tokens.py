@@ -156,17 +156,18 @@ def test_work_goes_on_over_many_tokens_and_each_is_asked_for_once(
             if request.method == "POST" and request.target.endswith("/auth/tokens")
         ]
         tokens = {request.headers["x-auth-token"] for request in swift.requests()}
+    refused = [request for request in hasty_cloud.requests() if request.status == 401]
+    print(
+        f"{work.done} turns and {len(swift.requests())} requests in {worked_s:.0f} s:"
+        f" {len(authentications)} authentications, {len(tokens)} tokens used,"
+        f" {len(refused)} requests refused"
+    )
     assert not dog.has_bitten
     assert served.loud_lines() == []
-    refused = [request for request in hasty_cloud.requests() if request.status == 401]
     assert refused == []
     client = connect(hasty_cloud)
     assert stored(client, "work", "uploaded") == pattern(int(0.8 * SECONDS * BYTES_PER_S), seed=1)
     client.close()
-    print(
-        f"{work.done} turns and {len(swift.requests())} requests in {worked_s:.0f} s:"
-        f" {len(authentications)} authentications, {len(tokens)} tokens used"
-    )
     assert worked_s > 2 * LIFE_S
     assert worked_s / LIFE_S <= len(authentications) <= math.ceil(lived_s / SHORTEST_S)
     # Each was used, but perhaps the last one.

@@ -263,6 +263,20 @@ def test_token_with_storage_url_asks_nobody(loader: Loader, service: Service) ->
     assert service.bodies == []
 
 
+def test_when_a_given_token_expires_is_asked_where_the_service_is_known(
+    loader: Loader, service: Service
+) -> None:
+    service.status = 200
+    environ = {"OS_AUTH_TOKEN": "t", "OS_STORAGE_URL": STORAGE_URL, "OS_AUTH_URL": service.url}
+    auth = loader.auth(environ)
+    assert auth.endpoint().token == "t"
+    for thread in threading.enumerate():
+        if thread.name == "allasfs-auth":
+            thread.join(30)
+    assert auth.expires_at() is not None
+    assert service.bodies == [{"path": "/v3/auth/tokens", "subject": "t"}]
+
+
 def test_token_without_storage_url_asks_what_it_opens(loader: Loader, service: Service) -> None:
     service.status = 200
     auth = loader.auth({"OS_AUTH_TOKEN": "t", "OS_AUTH_URL": service.url})

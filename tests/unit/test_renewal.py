@@ -37,6 +37,7 @@ class FakeAsker:
         self.address = "http://keystone.test/v3"
         self.ca_file: str | None = None
         self.facts: Mapping[str, str] = {"kind": "fake"}
+        self.advice = ""
         self.asked = 0
         self.life_s: float | None = LIFE_S
         self.error: Exception | None = None
@@ -374,4 +375,77 @@ def test_new_token_is_found_after_earlier_refusals(expected_logs: ExpectedLogs) 
     assert auth.refused("token-1") is False
     there[0] = "token-2"
     assert auth.refused("token-1") is True
+    assert auth.expires_at() is None
+
+
+# -- the end of a token that nobody here renews ---------------------------------------------------
+
+
+@pytest.mark.semantics("T2")
+def test_the_end_of_a_token_that_is_not_renewed_is_told_once_beforehand(
+    clock: FakeClock, asker: FakeAsker, expected_logs: ExpectedLogs
+) -> None:
+    expected_logs("the token expires at .*, in 900 s: get another$")
+    asker.advice = "get another"
+    # The asker's tokens all end at 5e9.
+    wall = [5e9 - 3600.0]
+    auth = Renewing(asker, timeout_s=TIMEOUT_S, clock=clock, wall_clock=lambda: wall[0])
+    auth.endpoint()
+    wall[0] += 2699
+    auth.endpoint()
+    assert expected_logs.lines == []
+    wall[0] += 1
+    for _ in range(3):
+        auth.endpoint()
+    assert len(expected_logs.lines) == 1
+    assert auth.expires_at() == 5e9
+
+
+def test_the_end_of_a_token_that_is_renewed_is_not_told(clock: FakeClock, asker: FakeAsker) -> None:
+    auth = Renewing(asker, timeout_s=TIMEOUT_S, clock=clock, wall_clock=lambda: 5e9 - 1)
+    for _ in range(3):
+        auth.endpoint()
+    settle()
+
+
+@pytest.mark.semantics("T2")
+def test_the_end_of_a_given_token_is_asked_for_and_told_once_for_each_token(
+    expected_logs: ExpectedLogs,
+) -> None:
+    expected_logs("the token expires at .*, in 60 s: get another$")
+    expected_logs("the token expires at .*, in 50 s: get another$")
+    ends = {"token-1": 1060.0, "token-2": 1050.0}
+    auth = FixedToken(
+        Endpoint("http://swift.test/v1/a", "token-1"),
+        lambda: "token-2",
+        facts={},
+        ca_file=None,
+        advice="get another",
+        ask_expiry=ends.get,
+        wall_clock=lambda: 1000.0,
+    )
+    for token, end_s in ends.items():
+        for _ in range(3):
+            assert auth.endpoint().token == token
+            settle()
+            assert auth.expires_at() == end_s
+        if token == "token-1":
+            assert auth.refused(token)
+    assert len(expected_logs.lines) == 2
+
+
+def test_a_service_that_does_not_tell_the_end_of_a_token_does_no_harm() -> None:
+    def ask(token: str) -> float:
+        raise HostUnreachable("away")
+
+    auth = FixedToken(
+        Endpoint("http://swift.test/v1/a", "token-1"),
+        lambda: None,
+        facts={},
+        ca_file=None,
+        advice="get another",
+        ask_expiry=ask,
+    )
+    assert auth.endpoint().token == auth.endpoint().token == "token-1"
+    settle()
     assert auth.expires_at() is None

@@ -10,9 +10,10 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+from swiftclient.client import HTTPConnection
 
 from allasfs.config import Config
-from allasfs.deadline import within
+from allasfs.deadline import Deadline, within
 from allasfs.errors import (
     AccessDenied,
     BadCredentials,
@@ -280,6 +281,21 @@ def test_a_refused_token_is_renewed_once_without_a_wait(
     tokens = [request.headers["x-auth-token"] for request in server.received]
     assert tokens == ["secret-token-1", "secret-token-2"]
     assert sum(waits) == 0
+
+
+def test_a_token_is_that_of_the_moment_when_a_connection_is_free(
+    server: ScriptedServer, store: SwiftStore, auth: FakeAuth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire = store._pool.acquire
+
+    def acquire_late(deadline: Deadline) -> HTTPConnection:
+        auth.token = "secret-token-2"
+        return acquire(deadline)
+
+    monkeypatch.setattr(store._pool, "acquire", acquire_late)
+    server.script(answer(204))
+    store.delete("b", "k")
+    assert [request.headers["x-auth-token"] for request in server.received] == ["secret-token-2"]
 
 
 def test_a_renewed_token_that_is_refused_is_access_denied(
