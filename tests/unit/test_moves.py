@@ -422,8 +422,9 @@ def test_a_rename_that_could_not_copy_leaves_the_other_file_whole(
 
 @pytest.mark.parametrize("capabilities", [OPENSTACK, RGW])
 def test_a_replaced_file_leaves_no_segments_when_the_old_name_cannot_be_removed(
-    mount: Mount, clock: FakeClock, capabilities: Capabilities
+    mount: Mount, clock: FakeClock, capabilities: Capabilities, expected_logs: ExpectLog
 ) -> None:
+    expected_logs("bucket/new stands, and bucket/old is a second name now")
     store = MemStore(clock_ns=clock.ns, capabilities=capabilities)
     store.create_container("bucket")
     fs = mount(store)
