@@ -29,7 +29,7 @@ from allasfs.errors import FsError
 from allasfs.fs.vfs import Vfs
 from allasfs.store import large
 from allasfs.store.api import DIRECTORY_TYPE
-from allasfs.transfer import listings, reader
+from allasfs.transfer import listings, notes, reader
 from tests.behaviour.filesystem import VfsFs
 from tests.fakes.clock import FakeClock
 from tests.fakes.memstore import OPENSTACK, RGW, MemStore, put_bytes
@@ -228,8 +228,11 @@ class Machine(RuleBasedStateMachine):
         assert len(self.vfs.close()) == self.mount.lost
         if not self.mount.lost:
             assert status["spool_used"] == 0
-            left = [file.name for file in Path(self.vfs._services.spool.folder).iterdir()]
-            assert left == ["lock"]
+            left = {file.name for file in Path(self.vfs._services.spool.folder).iterdir()}
+            if self.may_leave_segments:
+                # Notes of segments that could not be removed: the next mount does it.
+                left = {name for name in left if not name.endswith(notes.SUFFIX)}
+            assert left == {"lock"}
         self.vfs = None
 
     def teardown(self) -> None:
