@@ -41,7 +41,7 @@ def mount(
         for vfs in started:
             assert vfs.close() == []
         config = Config(
-            spool_dir=tmp_path / f"spool-{len(started)}",
+            spool_dir=tmp_path / "spool",
             ttl_s=TTL_S,
             segment_threshold=200,
             segment_size=100,
@@ -322,3 +322,23 @@ def test_a_renamed_file_shows_the_time_that_was_seen_when_that_of_utimens_is_not
     fs.rename("/bucket/a", "/bucket/b")
     assert fs.lstat("/bucket/b").mtime_ns == seen
     assert store.head("bucket", "b").metadata == {"mtime": "0.000000001"}
+
+
+def test_segments_of_an_unlinked_file_that_could_not_be_removed_are_removed_by_the_next_mount(
+    mount: Callable[[], VfsFs], store: MemStore, expected_logs: Callable[[str], None]
+) -> None:
+    fs = mount()
+    fd = fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT)
+    fs.unlink("/bucket/a")
+    for offset in range(0, 400, 100):
+        fs.pwrite(fd, b"1" * 100, offset)
+    expected_logs("segments of an upload that failed are left over")
+    store.fail_next(TimedOut("bucket_segments", "silent"), "listing")
+    put_bytes(store, "bucket_segments", "other", b"1")
+    fs.close(fd)
+    assert len(fs.vfs._services.spool.notes()) == 1
+    fs = mount()
+    while fs.vfs.status()["uploads_to_finish"]:
+        pass
+    assert fs.vfs._services.spool.notes() == []
+    assert store.keys("bucket_segments") == ["other"]
