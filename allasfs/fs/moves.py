@@ -312,10 +312,19 @@ class Moves:
         self._move_open_files(old, new, copies)
         self._remove_old_names(old, new, copies)
         # The directory itself comes last: its marker tells until then that a rename is under way.
+        moved: set[str] = set()
         for marker in markers:
             key = _renamed(marker.key, old, new)
-            self._move(old.bucket, marker, Place(new.bucket, key), None)
-        if mark is not None and all(marker.key != old.prefix for marker in markers):
+            try:
+                self._move(old.bucket, marker, Place(new.bucket, key), None)
+            except NotFound:
+                # Another client removed it; of all that there was only when nothing was moved.
+                self._listings.removed(old.bucket, marker)
+                if mark is None and not moved and marker is markers[-1]:
+                    raise
+            else:
+                moved.add(marker.key)
+        if mark is not None and old.prefix not in moved:
             self._remove_mark(new, mark, target)
         self._listings.subtree_removed(old.bucket, old.prefix)
         self._pages.forget_below(old)

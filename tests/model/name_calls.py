@@ -224,7 +224,11 @@ class Calls(FileCalls):
         if there is DIRECTORY and certain and is_certain:
             self.refuses(outcome, errno.ENOTEMPTY)
             return
-        if self.failed(outcome, *([] if is_certain or not possible else [errno.ENOTEMPTY])):
+        permitted = [errno.ENOTEMPTY] if possible and not is_certain else []
+        if not any(key == old or key.startswith(f"{old}/") for key in self.names.now):
+            # Others removed all of it.
+            permitted.append(errno.ENOENT)
+        if self.failed(outcome, *permitted):
             return
         moved: dict[str, Version | None] = {}
         markers = {f"{old}/": f"{new}/", old: new}

@@ -342,3 +342,27 @@ def test_segments_of_an_unlinked_file_that_could_not_be_removed_are_removed_by_t
         pass
     assert fs.vfs._services.spool.notes() == []
     assert store.keys("bucket_segments") == ["other"]
+
+
+@pytest.mark.parametrize("marker", ["d", "d/"])
+def test_a_directory_whose_marker_another_client_removed_can_be_renamed(
+    fs: VfsFs, store: MemStore, marker: str
+) -> None:
+    put_bytes(store, "bucket", marker, content_type=DIRECTORY_TYPE)
+    put_bytes(store, "bucket", "d/a", b"content")
+    assert fs.listdir("/bucket") == ["d"]
+    store.delete("bucket", marker)
+    fs.rename("/bucket/d", "/bucket/e")
+    assert store.keys("bucket") == ["e/a"]
+    assert fs.listdir("/bucket") == ["e"]
+
+
+def test_a_directory_that_another_client_removed_cannot_be_renamed(
+    fs: VfsFs, store: MemStore
+) -> None:
+    put_bytes(store, "bucket", "d/", content_type=DIRECTORY_TYPE)
+    assert fs.listdir("/bucket") == ["d"]
+    store.delete("bucket", "d/")
+    with pytest.raises(NotFound):
+        fs.rename("/bucket/d", "/bucket/e")
+    assert store.keys("bucket") == []
