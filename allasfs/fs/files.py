@@ -292,6 +292,11 @@ class OpenFile:
 
     def _upload(self) -> None:
         services, place = self._services, self.place
+        exclusive = self._exclusive and self.info is None
+        # Should asking the store fail, this much is known for a later attempt.
+        self._open_spool().describe(
+            "", {**(self._metadata or {}), **self._given.metadata()}, exclusive=exclusive
+        )
         inherited, its_type = self._inherited()
         if self._metadata is not None:
             inherited = self._metadata
@@ -302,7 +307,7 @@ class OpenFile:
             content_type=its_type,
             metadata=metadata,
             fetch=lambda start, stop: self._stored(window, start, stop),
-            exclusive=self._exclusive and self.info is None,
+            exclusive=exclusive,
         )
         self.info = info
         self.is_dirty = False

@@ -147,9 +147,10 @@ class Vfs:
 
     def start(self) -> None:
         """Take the spool folder, and end what a mount before left in it; raise SpoolUnusable."""
+        account = self._services.spool.account = self._store.url("")
         self._services.spool.open()
         if self._database is not None:
-            self._database.open(self._store.url(""))
+            self._database.open(account)
         self._resume.start()
 
     def close(self) -> list[str]:
@@ -190,6 +191,8 @@ class Vfs:
             "spool_used": self._services.spool.used,
             "spool_limit": self._config.spool_size,
             "uploads_to_finish": self._resume.left,
+            "uploads_finished": self._resume.finished,
+            "kept": self._services.spool.kept(),
             "memory_in_flight": self._services.memory.in_flight,
             "memory_cached": self._services.memory.cached,
             "memory_limit": self._config.memory,

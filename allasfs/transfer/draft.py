@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -22,7 +23,7 @@ from allasfs.config import MIB
 from allasfs.errors import FileTooBig, FsError, NoSpace, Unavailable
 from allasfs.store import large
 from allasfs.store.api import Kind, ObjectInfo, Segment
-from allasfs.transfer.notes import KEPT, WRITING, Note
+from allasfs.transfer.notes import KEPT, PENDING, WRITING, Note
 from allasfs.transfer.parts import Part, Task
 from allasfs.transfer.readahead import Window
 from allasfs.transfer.reader import Reader
@@ -69,7 +70,7 @@ class Draft(Segments):
 
         ``guard`` is the open file's lock.
         """
-        super().__init__(sending, file, Note(WRITING, bucket, key, "", "", base=base))
+        super().__init__(sending, file, Note(WRITING, bucket, key, base=base))
         self._guard = guard
         # What of the base is still a part of the file.
         self._base_stop = base.size if base is not None else 0
@@ -84,15 +85,19 @@ class Draft(Segments):
         """Return the draft that a note describes."""
         draft = cls(sending, file, note.bucket, note.key, note.base, threading.RLock())
         file.size = note.size
+        # What of it was only fetched is not noted.
+        file.changed = file.local()
+        draft._base_stop = min(draft._base_stop, note.size)
         for part in note.parts:
             draft._parts.add(part)
             draft._attempts[part.start] += 1
         draft._stored = list(note.stored)
-        draft._layout = large.Layout(note.container, note.prefix)
         draft._note = note
-        draft._is_base_known = True
-        # What was stored in the moment of the crash is not in the note.
-        draft._has_failed = True
+        if note.has_segments:
+            draft._layout = large.Layout(note.container, note.prefix)
+            draft._is_base_known = True
+            # What was stored in the moment of the crash is not in the note.
+            draft._has_failed = True
         draft.is_owed = True
         return draft
 
@@ -338,8 +343,8 @@ class Draft(Segments):
                 position = stop
             self._stored = []
             self._layout = None
-            self._has_failed = self.is_unsure = False
-            self._note = Note(WRITING, self._note.bucket, info.key, "", "", base=info)
+            self._has_failed = self.is_unsure = self.is_owed = False
+            self._note = Note(WRITING, self._note.bucket, info.key, base=info)
             self._base_stop = info.size
             self._is_base_known = bool(segments)
         self._attempts.clear()
@@ -358,28 +363,39 @@ class Draft(Segments):
                 if segment and (segment.container, segment.key) == (old.bucket, old.key):
                     part.segment = Segment(bucket, key, segment.size, segment.etag)
             self._note = replace(old, bucket=bucket, key=key, base=base)
-            if self._layout:
+            if self._layout or self.is_owed:
                 with suppress(FsError):
-                    self._save(old.state, durable=False)
+                    self._save(old.state, durable=self.is_owed)
 
     def discard(self) -> None:
         """Nobody wants the local bytes any more: remove them, and what was sent for nothing."""
         self._end()
+        if self._layout is None:
+            # First the note: without the data it would say that they are owed.
+            self._path.unlink(missing_ok=True)
         self.file.discard()
         self._remove_own()
 
     def keep(self, why: str) -> str:
         """Keep what could not be stored, for its owner; return where it is."""
         self._end()
-        segments = ""
-        if self._layout is not None and not self.is_local:
-            segments = f"{self._layout.container}/{self._layout.prefix}"
-            with suppress(FsError), self._lock:
-                self._save(KEPT, durable=True)
-        kept = self.file.keep(self._note.subject, why, segments)
-        if not segments:
-            self._remove_own()
-        return str(kept)
+        remove = self._set_apart() if self.is_local else lambda: None
+        try:
+            try:
+                self.file.sync()
+            finally:
+                with self._lock:
+                    self._note = replace(
+                        self._note, why=why, when=self._note.when or round(time.time(), 3)
+                    )
+                    self._save(KEPT, durable=True)
+        except FsError as exc:
+            log.warning("%s: %s", self._note.subject, exc)
+            if self._note.state != PENDING:
+                self.file.set_aside()
+        self.file.keep()
+        remove()
+        return str(self.file.path)
 
     def leave(self) -> None:
         """Let go of everything, to be taken up again later."""

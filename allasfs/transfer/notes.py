@@ -1,9 +1,10 @@
-"""Notes beside spool files: what of a file was sent as segments, for the next mount to read.
+"""Notes beside spool files: the journal of what is owed to the store, for whoever comes after.
 
-A note is written before the first segment goes up and removed when the manifest stands or the
-segments are gone. Until ``close()`` or ``fsync()`` begins it says only where the segments are:
-they belong to nothing, and the next mount removes them. From then on it says all that is needed to
-finish the upload. Notes are replaced as a whole; what must outlive a loss of power is synced.
+A note is written before the first segment goes up, when a file is taken that goes up later, and
+when an upload failed for good. It is removed when the new version stands, or its segments are gone.
+Until ``close()`` or ``fsync()`` begins it says only where the segments are: they belong to nothing,
+and the next mount removes them. From then on it says all that is needed to finish the upload. Notes
+are replaced as a whole; what must outlive a loss of power is synced.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from allasfs.errors import Corrupt
 from allasfs.store.api import Kind, ObjectInfo, Segment
 from allasfs.transfer.parts import Part
+from allasfs.transfer.spans import Spans
 
 SUFFIX = ".upload"
 WRITING = "writing"
@@ -26,11 +28,19 @@ CLOSING = "closing"
 PUBLISHED = "published"
 # The manifest may stand or not.
 UNSURE = "unsure"
+# The program was told that the file is taken, and it is still to be uploaded.
+PENDING = "pending"
+# The program was told that the upload failed; its user decides (``allasfs recover``).
 KEPT = "kept"
 # A copy of a manifest that is being replaced lies at container and prefix; ``base`` is its version.
 ASIDE = "aside"
 # That version is replaced: the copy is to be deleted with its segments.
 REPLACED = "replaced"
+
+# Somebody relies on these: their data stay until the store has them, or a person discards them.
+OWED = (CLOSING, PENDING, KEPT)
+# Mounts end these by themselves.
+TO_FINISH = (CLOSING, PENDING)
 
 
 @dataclass(frozen=True)
@@ -40,10 +50,11 @@ class Note:
     state: str
     bucket: str
     key: str
-    # Where its segments go.
-    container: str
-    prefix: str
+    # Where its segments go; empty when it has none.
+    container: str = ""
+    prefix: str = ""
     size: int = 0
+    # Empty when the upload failed before it was known: then ``metadata`` is what was changed alone.
     content_type: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     exclusive: bool = False
@@ -56,6 +67,28 @@ class Note:
     stored: tuple[Segment, ...] = ()
     # Segments of the version that is replaced: removed when the new one stands.
     old: tuple[Segment, ...] = ()
+    # Why the upload failed, and when (seconds since 1970).
+    why: str = ""
+    when: float = 0.0
+    # The account's address: the same bucket name may be in two.
+    account: str = ""
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether there is a place for its segments, which has some or had some."""
+        return bool(self.container)
+
+    def local(self) -> Spans:
+        """Return the spans that are on the disk."""
+        return Spans.of(self.present)
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Return the spans that are neither on the disk nor in segments of its own."""
+        spans = self.local()
+        for part in self.parts:
+            if part.is_own and part.segment is not None:
+                spans.add(part.start, part.stop)
+        return spans.missing(0, self.size)
 
     @property
     def subject(self) -> str:

@@ -19,7 +19,7 @@ from allasfs.deadline import current
 from allasfs.errors import FsError, Internal
 from allasfs.store import large
 from allasfs.store.api import ObjectInfo, Segment
-from allasfs.transfer.notes import CLOSING, PUBLISHED, SUFFIX, UNSURE, WRITING, Note
+from allasfs.transfer.notes import CLOSING, OWED, PENDING, PUBLISHED, SUFFIX, UNSURE, WRITING, Note
 from allasfs.transfer.parts import Part, Parts
 from allasfs.transfer.sending import Sending
 from allasfs.transfer.spans import Spans
@@ -52,7 +52,8 @@ class Segments:
         self._has_failed = False
         # The manifest may stand although the upload failed.
         self.is_unsure = False
-        # A mount before was killed while a program waited for this upload.
+        # The note stands whatever comes of an upload: the file was taken, or a mount before was
+        # killed while a program waited for it.
         self.is_owed = False
         self._note = note  # guarded by _lock
         self._is_closed = False
@@ -98,7 +99,7 @@ class Segments:
             self._sending.make_container(layout.container)
             with self._lock:
                 self._note = replace(note, container=layout.container, prefix=layout.prefix)
-                self._save(WRITING, durable=True)
+                self._save(note.state, durable=True)
             self._layout = layout
         return self._layout
 
@@ -209,9 +210,9 @@ class Segments:
             present = self.file.local()
             for part in ready:
                 present.remove(part.start, part.stop)
-            if self._note.state == CLOSING:
+            if self._note.state in OWED:
                 try:
-                    self._save(CLOSING, durable=True, present=present)
+                    self._save(self._note.state, durable=True, present=present)
                 except FsError as exc:
                     log.info("%s", exc)
                     return
@@ -220,6 +221,32 @@ class Segments:
                     return
 
     # -- the upload -------------------------------------------------------------------------------
+
+    def describe(
+        self, content_type: str, metadata: Mapping[str, str], *, exclusive: bool = False
+    ) -> None:
+        """Remember what the next version is to be stored with, for the note."""
+        with self._lock:
+            self._note = replace(
+                self._note,
+                content_type=content_type,
+                metadata=dict(metadata),
+                exclusive=exclusive,
+            )
+
+    def take(
+        self, content_type: str, metadata: Mapping[str, str], *, exclusive: bool = False
+    ) -> None:
+        """Take the file as it is now, to be uploaded later; raise NoSpace, Unavailable.
+
+        When this returns, data and note outlive a kill and a loss of power, and the next mount
+        finishes what this one does not. What is written afterwards is taken by the next call.
+        """
+        self.describe(content_type, metadata, exclusive=exclusive)
+        self.file.sync()
+        with self._lock:
+            self._save(PENDING, durable=True)
+        self.is_owed = True
 
     def closing(
         self,
@@ -234,16 +261,11 @@ class Segments:
         ``old`` are the segments of the version that is replaced.
         """
         self._refusal = None
+        self.describe(content_type, metadata, exclusive=exclusive)
         self.begin()
         self.file.sync()
         with self._lock:
-            self._note = replace(
-                self._note,
-                content_type=content_type,
-                metadata=dict(metadata),
-                exclusive=exclusive,
-                old=tuple(old),
-            )
+            self._note = replace(self._note, old=tuple(old))
             self._save(CLOSING, durable=True)
 
     def sweep(self, used: list[Segment]) -> None:
@@ -290,12 +312,13 @@ class Segments:
             if not self.is_unsure:
                 with suppress(FsError):
                     self._save(WRITING, durable=False)
+            self._note = replace(self._note, container="", prefix="")
         self._attempts.clear()
         self._reach = 0
         if not self.is_unsure and self._sending.remove(layout, stored):
             self._path.unlink(missing_ok=True)
         else:
-            self._path.rename(self._path.with_name(f"{secrets.token_hex(8)}{SUFFIX}"))
+            self._path.rename(self._another_path())
 
     def published(self, used: list[Segment]) -> None:
         """Note that the new version stands, over these segments."""
@@ -309,11 +332,39 @@ class Segments:
         """What was sent is not needed: the file became small again."""
         self._remove_own()
 
+    def _set_apart(self) -> Callable[[], None]:
+        """Give own segments, none of which is needed, a note of their own; return what ends both.
+
+        Until then no moment is without a note of them, nor without one of the data.
+        """
+        layout, path = self._layout, self._another_path()
+        if layout is None:
+            return lambda: None
+        with self._lock:
+            stored, self._stored, self._layout = self._stored, [], None
+            state = UNSURE if self.is_unsure else WRITING
+            apart = replace(self._note, state=state, parts=(), present=(), stored=tuple(stored))
+            self._note = replace(self._note, container="", prefix="", old=())
+            self._parts.clear()
+        try:
+            apart.save(path, durable=True)
+        except OSError as exc:
+            log.warning("segments may be left over: %s", disk_error(str(path), exc))
+
+        def remove() -> None:
+            if not self.is_unsure and self._sending.remove(layout, stored):
+                path.unlink(missing_ok=True)
+
+        return remove
+
     # -- the note ---------------------------------------------------------------------------------
 
     @property
     def _path(self) -> Path:
         return self.file.path.with_suffix(SUFFIX)
+
+    def _another_path(self) -> Path:
+        return self._path.with_name(f"{secrets.token_hex(8)}{SUFFIX}")
 
     def _note_progress(self) -> None:
         """Note that a segment is stored, once it is of use after a crash (locked)."""
@@ -330,6 +381,7 @@ class Segments:
             present=tuple(present or self.file.local()),
             parts=tuple(part for part in self._parts.all if part.segment is not None),
             stored=tuple(self._stored),
+            account=self.file.spool.account,
         )
         try:
             note.save(self._path, durable=durable)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class Spans:
@@ -12,6 +12,14 @@ class Spans:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._stops: list[int] = []
+
+    @classmethod
+    def of(cls, spans: Iterable[tuple[int, int]]) -> Spans:
+        """Return the set of these spans."""
+        found = cls()
+        for span in spans:
+            found.add(*span)
+        return found
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(zip(self._starts, self._stops, strict=True))

@@ -5,15 +5,13 @@ bytes, written here or fetched from the object that is being changed. The limit 
 beyond it waits while parts of files go up, whose room is given back when it is needed, and else is
 refused with NoSpace before a byte of it is taken.
 
-A file whose upload failed for good is kept as ``<id>.data`` with ``<id>.json`` beside it, which
-says which object it was for and why it is still here. ``<id>.upload`` tells of its segments
-(notes.py).
+A file is ``<id>.data``. What is owed of it, to the store or to a person whose upload failed for
+good, stands in the note beside it, ``<id>.upload`` (notes.py, journal.py).
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import secrets
@@ -22,8 +20,10 @@ from pathlib import Path
 from typing import Protocol
 
 from allasfs.deadline import current
-from allasfs.errors import Corrupt, NoSpace, SpoolUnusable
-from allasfs.transfer.notes import CLOSING, KEPT, SUFFIX, Note
+from allasfs.errors import NoSpace, SpoolUnusable
+from allasfs.transfer import journal
+from allasfs.transfer.journal import Entry
+from allasfs.transfer.notes import SUFFIX
 from allasfs.transfer.spans import Spans
 from allasfs.transfer.spoolfile import SpoolFile, disk_error
 
@@ -52,6 +52,8 @@ class Spool:
         """Remember the settings; ``open()`` touches the disk."""
         self.folder = folder
         self.limit = limit
+        # The address of the account that its files go to, for their notes.
+        self.account = ""
         self._lock_fd = -1
         # Leaf lock; notified when room or the hope for it changes.
         self._lock = threading.Condition()
@@ -60,6 +62,8 @@ class Spool:
         self._sending = 0
         # Grows while their bytes move; guarded by _lock.
         self._moves = 0
+        # Of it, what kept files have, by their ids; guarded by _lock.
+        self._kept: dict[str, int] = {}
         # Who has room to give back; guarded by _lock.
         self._owners: list[Owner] = []
         # All who have room; guarded by _lock.
@@ -87,11 +91,9 @@ class Spool:
         for left in self.folder.glob("*.new"):
             left.unlink()
         for left in self.folder.glob("*.data"):
-            if not left.with_suffix(".json").exists() and not self._is_owed(left):
+            if not journal.is_owed(left):
                 # Written by a process that died before anything of it was acknowledged.
                 left.unlink()
-        for kept in self.kept():
-            log.warning("data of a failed upload is in the spool: %s", kept)
 
     def close(self) -> None:
         """Give the folder free."""
@@ -99,15 +101,9 @@ class Spool:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
-    @staticmethod
-    def _is_owed(data: Path) -> bool:
-        """Whether the upload of a file had begun that the program waited for."""
-        note = data.with_suffix(SUFFIX)
-        try:
-            return note.exists() and Note.load(note).state in (CLOSING, KEPT)
-        except Corrupt as exc:
-            log.warning("%s", exc)
-            return True
+    def entries(self) -> list[Entry]:
+        """Return what the journal has now, in whatever state."""
+        return journal.entries(self.folder)
 
     def notes(self) -> list[Path]:
         """Return the notes of uploads that have not ended."""
@@ -121,20 +117,7 @@ class Spool:
 
     def kept(self) -> list[str]:
         """Return a line for each file whose upload failed: where it is and what it was for."""
-        lines = []
-        for note in sorted(self.folder.glob("*.json")):
-            try:
-                entry = json.loads(note.read_text())
-                what = f"{entry['object']}: {entry['why']}"
-                if segments := entry.get("segments"):
-                    what += f"; a part of it is in the store, in {segments}"
-            except (OSError, ValueError, KeyError, TypeError):
-                what = "an object that is not known: its note cannot be read"
-            lines.append(f"{note.with_suffix('.data')} for {what}")
-        return lines + [
-            f"{data} for an object that is not known: its note could not be written"
-            for data in sorted(self.folder.glob("*.kept"))
-        ]
+        return [entry.line for entry in self.entries() if entry.is_kept]
 
     def create(self) -> SpoolFile:
         """Return a new empty spool file; raise NoSpace, Unavailable."""
@@ -154,8 +137,22 @@ class Spool:
             raise disk_error(str(path), exc) from exc
         with self._lock:
             # It is there, whatever the limit says.
-            self._used += present.total
+            self._used += present.total - self._kept.pop(path.stem, 0)
         return SpoolFile(self, path, fd, size, present)
+
+    def keep(self, name: str, count: int) -> None:
+        """Note how much room a kept file has."""
+        with self._lock:
+            self._kept[name] = count
+
+    def remove(self, entry: Entry) -> None:
+        """Remove what is left of an entry on the disk."""
+        # First the data: a note alone is an upload that was given up.
+        for path in (entry.data, entry.folder / f"{entry.id}{journal.OLD}", entry.path):
+            path.unlink(missing_ok=True)
+        with self._lock:
+            self._used -= self._kept.pop(entry.id, 0)
+            self._lock.notify_all()
 
     # -- room -------------------------------------------------------------------------------------
 

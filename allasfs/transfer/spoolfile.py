@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
-import json
 import logging
 import os
 import threading
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Data whose note could not be written.
+ASIDE = ".kept"
 # Bytes read at once for an upload or a checksum.
 CHUNK_BYTES = 256 * 1024
 PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <linux/falloc.h>
@@ -231,31 +232,23 @@ class SpoolFile:
         self.close()
         self.spool.release(self._held.total)
 
+    def keep(self) -> None:
+        """Leave the file where it is; it takes its room until somebody adopts it."""
+        self.close()
+        self.spool.keep(self.path.stem, self._held.total)
+
     def discard(self) -> None:
         """Remove the file: the store has its bytes, or nobody wants them."""
         self.close()
         self.path.unlink()
         self.spool.release(self._held.total)
 
-    def keep(self, subject: str, why: str, segments: str = "") -> Path:
-        """Keep the bytes of a failed upload across the end of the program; return where.
+    def set_aside(self) -> None:
+        """Give the file a name under which it stays without a note.
 
-        ``segments`` says where those are that were given back.
+        Data without a note would be removed at the next start; a name needs no room.
         """
-        note = {"object": subject, "size": self.size, "why": why}
-        if segments:
-            note["segments"] = segments
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            with open(os.open(self.path.with_suffix(".json"), flags, 0o600), "w") as file:
-                file.write(json.dumps(note) + "\n")
-            os.fsync(self._fd)
-        except OSError as exc:
-            # Data without a note would be removed at the next start; a name needs no space.
-            log.warning("%s: %s", self.path, disk_error(subject, exc))
-            self.path = self.path.rename(self.path.with_suffix(".kept"))
-        self.close()
-        return self.path
+        self.path = self.path.rename(self.path.with_suffix(ASIDE))
 
 
 class SpoolPart:

@@ -73,6 +73,7 @@ class Uploader:
         Exists. ``check`` may raise before the new version is published.
         """
         metadata = large.without_mark(metadata)
+        draft.describe(content_type, metadata, exclusive=exclusive)
         draft.settle()
         found = large.look(self._store, draft.bucket, draft.base)
         if draft.is_large:

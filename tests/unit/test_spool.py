@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from allasfs.errors import NoSpace, SpoolUnusable, Unavailable
 from allasfs.transfer.spool import Spool
-from allasfs.transfer.spoolfile import SpoolFile
 
 
 def md5(data: bytes | bytearray) -> str:
@@ -349,67 +348,3 @@ def test_what_nobody_was_promised_is_removed_at_the_next_start(spool: Spool) -> 
     assert not file.path.exists()
     assert again.kept() == []
     again.close()
-
-
-@pytest.mark.semantics("R2")
-def test_data_of_a_failed_upload_is_kept_and_announced(
-    spool: Spool, expected_logs: Callable[[str], None]
-) -> None:
-    file = spool.create()
-    file.write(0, b"precious")
-    where = file.keep("bucket/key", "quota exceeded")
-    spool.close()
-    expected_logs("data of a failed upload is in the spool: .*bucket/key: quota exceeded")
-    again = Spool(spool.folder, 1000)
-    again.open()
-    assert where.read_bytes() == b"precious"
-    assert again.kept() == [f"{where} for bucket/key: quota exceeded"]
-    assert {stat.S_IMODE(path.stat().st_mode) for path in spool.folder.iterdir()} == {0o600}
-    again.close()
-
-
-def test_a_note_that_was_cut_off_does_not_stop_the_next_start_nor_lose_the_data(
-    spool: Spool, expected_logs: Callable[[str], None]
-) -> None:
-    file = spool.create()
-    file.write(0, b"precious")
-    where = file.keep("bucket/key", "quota exceeded")
-    note = where.with_suffix(".json")
-    note.write_bytes(note.read_bytes()[:10])
-    spool.close()
-    expected_logs("data of a failed upload is in the spool")
-    again = Spool(spool.folder, 1000)
-    again.open()
-    assert where.read_bytes() == b"precious"
-    assert str(where) in again.kept()[0]
-    again.close()
-
-
-def test_data_are_kept_although_the_disk_has_no_room_for_the_note(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch, expected_logs: Callable[[str], None]
-) -> None:
-    file = spool.create()
-    file.write(0, b"precious")
-
-    def full(*args: object) -> None:
-        raise OSError(errno.ENOSPC, "full")
-
-    expected_logs("bucket/key: the disk of the spool is full")
-    expected_logs("data of a failed upload is in the spool")
-    monkeypatch.setattr(os, "fsync", full)
-    where = file.keep("bucket/key", "quota exceeded")
-    monkeypatch.undo()
-    spool.close()
-    again = Spool(spool.folder, 1000)
-    again.open()
-    assert where.read_bytes() == b"precious"
-    assert any(str(where) in line for line in again.kept())
-    again.close()
-
-
-def test_kept_data_of_a_sparse_file_have_its_size(spool: Spool) -> None:
-    file: SpoolFile = spool.create()
-    file.write(0, b"x")
-    file.truncate(500)
-    where = file.keep("bucket/key", "why")
-    assert where.read_bytes() == b"x" + bytes(499)
