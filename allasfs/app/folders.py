@@ -31,11 +31,26 @@ def default_log_file(mount_point: str) -> Path:
 
 
 def default_spool(mount_point: str, what: str) -> Path:
-    """Return the spool of this content at this mount point.
+    """Return the spool of this content at this mount point of this computer.
 
     It is a state folder, not a cache folder: what could not be uploaded yet exists nowhere else.
+    Computers that share a home folder have one each.
     """
-    return platformdirs.user_state_path(NAME) / "spool" / _digest(f"{mount_point}\0{what}")
+    return _spools() / f"{_host()}-{_digest(f'{mount_point}{chr(0)}{what}')}"
+
+
+def spools() -> list[Path]:
+    """Return the spools of all mounts of this user that chose none, also of other computers."""
+    folder = _spools()
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def _spools() -> Path:
+    return platformdirs.user_state_path(NAME) / "spool"
+
+
+def _host() -> str:
+    return re.sub(r"[^\w.-]+", "-", socket.gethostname())[:MAX_SLUG] or "localhost"
 
 
 def default_attr_db() -> Path:
@@ -43,8 +58,7 @@ def default_attr_db() -> Path:
 
     A home folder may be shared by computers, and SQLite's write-ahead log may not.
     """
-    host = re.sub(r"[^\w.-]+", "-", socket.gethostname())[:MAX_SLUG] or "localhost"
-    return platformdirs.user_cache_path(NAME) / f"attributes-{host}.sqlite"
+    return platformdirs.user_cache_path(NAME) / f"attributes-{_host()}.sqlite"
 
 
 def control_name(mount_point: str) -> str:

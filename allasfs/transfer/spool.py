@@ -1,9 +1,9 @@
 """The spool: a private local folder that holds written files until the store has them.
 
-One mount owns a spool folder (lock). A spool file is sparse: ``present`` says which parts hold
-bytes, written here or fetched from the object that is being changed. The limit is hard: a write
-beyond it waits while parts of files go up, whose room is given back when it is needed, and else is
-refused with NoSpace before a byte of it is taken.
+One mount owns a spool folder (ownership.py). A spool file is sparse: ``present`` says which parts
+hold bytes, written here or fetched from the object that is being changed. The limit is hard: a
+write beyond it waits while parts of files go up, whose room is given back when it is needed, and
+else is refused with NoSpace before a byte of it is taken.
 
 A file is ``<id>.data``. What is owed of it, to the store or to a person whose upload failed for
 good, stands in the note beside it, ``<id>.upload`` (notes.py, journal.py).
@@ -11,7 +11,6 @@ good, stands in the note beside it, ``<id>.upload`` (notes.py, journal.py).
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import secrets
@@ -24,6 +23,7 @@ from allasfs.errors import NoSpace, SpoolUnusable
 from allasfs.transfer import journal
 from allasfs.transfer.journal import Entry
 from allasfs.transfer.notes import SUFFIX
+from allasfs.transfer.ownership import Ownership
 from allasfs.transfer.spans import Spans
 from allasfs.transfer.spoolfile import SpoolFile, disk_error
 
@@ -54,7 +54,7 @@ class Spool:
         self.limit = limit
         # The address of the account that its files go to, for their notes.
         self.account = ""
-        self._lock_fd = -1
+        self._ownership = Ownership(folder)
         # Leaf lock; notified when room or the hope for it changes.
         self._lock = threading.Condition()
         self._used = 0  # guarded by _lock
@@ -79,13 +79,7 @@ class Spool:
             if status.st_uid != os.geteuid():
                 raise SpoolUnusable(f"{self.folder}: the spool folder belongs to another user")
             self.folder.chmod(0o700)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._lock_fd = os.open(self.folder / "lock", flags, 0o600)
-            # Not lockf: that lets a process share with itself, and its locks end with any close().
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            self.close()
-            raise SpoolUnusable(f"{self.folder}: the spool is in use by another mount") from exc
+            self._ownership.take()
         except OSError as exc:
             raise SpoolUnusable(f"{self.folder}: the spool cannot be used: {exc.strerror}") from exc
         for left in self.folder.glob("*.new"):
@@ -97,9 +91,7 @@ class Spool:
 
     def close(self) -> None:
         """Give the folder free."""
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        self._ownership.give_up()
 
     def entries(self) -> list[Entry]:
         """Return what the journal has now, in whatever state."""

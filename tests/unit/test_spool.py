@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -288,7 +289,7 @@ def test_a_folder_that_others_could_enter_is_closed_to_them(tmp_path: Path) -> N
 def test_two_mounts_never_share_a_folder(tmp_path: Path, spool: Spool) -> None:
     file = spool.create()
     other = Spool(spool.folder, 1000)
-    with pytest.raises(SpoolUnusable, match="in use by another mount"):
+    with pytest.raises(SpoolUnusable, match=r"in use by a mount on .* \(pid \d+\)"):
         other.open()
     other.close()
     # Nor does the attempt take anything from the first.
@@ -311,7 +312,7 @@ except SpoolUnusable as exc:
 """
     command = [sys.executable, "-c", program, str(spool.folder)]
     found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert "in use by another mount" in found.stdout
+    assert f"in use by a mount on {socket.gethostname()} (pid {os.getpid()})" in found.stdout
 
 
 def test_a_closed_spool_s_folder_may_be_used_again(spool: Spool) -> None:
