@@ -336,3 +336,15 @@ class NotAnswering(SetupError):
     """The process that serves the mount does not answer in time."""
 
     exit_code = 19
+
+
+class ChangedMeanwhile(SetupError):
+    """A kept file is not uploaded: another client changed what is at its name."""
+
+    exit_code = 20
+
+
+class NotRecovered(SetupError):
+    """A kept file could not be uploaded, saved whole or discarded."""
+
+    exit_code = 21

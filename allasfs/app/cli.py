@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from allasfs import __version__
 from allasfs.app import checks, folders, logs, unmounting
@@ -30,6 +30,9 @@ from allasfs.app.options import (
 )
 from allasfs.errors import SetupError, UsageError
 
+if TYPE_CHECKING:
+    from allasfs.store.auth import Auth
+
 # The child's own waits are bounded (credentials, store, first answer); this is for one that hangs.
 START_PATIENCE_S = 60.0
 
@@ -39,6 +42,7 @@ usage: allasfs COMMAND ...
   allasfs mount [BUCKET[/PREFIX]] DIR   mount a project, a bucket or a folder of it at DIR
   allasfs umount DIR                    unmount, and wait until everything is uploaded
   allasfs status DIR [--json]           show what a mount does
+  allasfs recover                       list, upload, save or discard what could not be uploaded
   allasfs demo DIR                      try it with an object store on this computer
   allasfs --version
 
@@ -158,24 +162,9 @@ def _work(
     except OSError as exc:
         raise checks.no_libfuse(exc) from exc
     from allasfs.app import mount
-    from allasfs.store import auth
 
     config = settings.config
-    account = auth.load(
-        auth.Sources(
-            environ=os.environ,
-            home=Path.home(),
-            rc_file=settings.rc_file,
-            cloud=settings.cloud,
-            ca_file=settings.ca_file,
-            storage_url=settings.storage_url,
-            region=settings.region,
-            interface=settings.interface,
-            timeout_s=config.timeout_s,
-            # Asked for now, while there is a terminal.
-            ask_password=getpass.getpass if sys.stdin and sys.stdin.isatty() else None,
-        )
-    )
+    account = _account(settings)
 
     def work(announce: Announce) -> int:
         job = mount.Job(
@@ -190,6 +179,27 @@ def _work(
         return mount.run(job, announce)
 
     return work
+
+
+def _account(settings: Settings) -> Auth:
+    """Return the authentication that was asked for; raise BadCredentials."""
+    from allasfs.store import auth
+
+    return auth.load(
+        auth.Sources(
+            environ=os.environ,
+            home=Path.home(),
+            rc_file=settings.rc_file,
+            cloud=settings.cloud,
+            ca_file=settings.ca_file,
+            storage_url=settings.storage_url,
+            region=settings.region,
+            interface=settings.interface,
+            timeout_s=settings.config.timeout_s,
+            # Asked for now, while there is a terminal.
+            ask_password=getpass.getpass if sys.stdin and sys.stdin.isatty() else None,
+        )
+    )
 
 
 def _mount_helper(argv: list[str]) -> int:
@@ -264,6 +274,16 @@ def _status(args: list[str]) -> int:
     return 0
 
 
+def _recover(args: list[str]) -> int:
+    from allasfs.app import recover, recover_words
+
+    asked = recover_words.read(args, _Parser)
+    settings = _settings(Words(asked.mount_options.options, ["."]))
+    folder = settings.config.spool_dir
+    folders_ = [*folders.spools(), *asked.spools, *([folder] if folder else [])]
+    return recover.Recover(folders_, settings.config, lambda: _account(settings)).run(asked)
+
+
 def _demo(args: list[str]) -> int:
     parser = _Parser(
         prog="allasfs demo",
@@ -293,5 +313,6 @@ COMMANDS: Mapping[str, Callable[[list[str]], int]] = {
     "mount": _mount,
     "umount": _umount,
     "status": _status,
+    "recover": _recover,
     "demo": _demo,
 }

@@ -132,7 +132,7 @@ def _check_uploads(target: Target, outcome: Mapping[str, object]) -> None:
         logs.report(f"not uploaded: {line}")
     raise UnmountFailed(
         f"{target.path}: unmounted, but files could not be uploaded: {len(failed)};"
-        " their data is in the spool folder"
+        " they are kept: 'allasfs recover' lists them"
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from allasfs import deadline
+from allasfs.app import recover
 from allasfs.app.fuse_ops import FuseOps, serve
 from allasfs.config import Config
 from allasfs.errors import AccessDenied, BadCredentials, FsError, HostUnreachable, NoSuchBucket
@@ -50,6 +51,10 @@ class AccountContent:
         """Return what ``status`` tells of files, uploads, caches and requests."""
         return {**self._vfs.status(), "requests": self._store.requests()}
 
+    def recover(self, request: Mapping[str, object]) -> Mapping[str, object]:
+        """Upload or discard a kept file, as ``allasfs recover`` asks."""
+        return recover.answer(self._vfs, request)
+
     def close(self) -> list[str]:
         """Upload what is dirty; return a line for each file that could not be uploaded."""
         return self._vfs.close()
@@ -63,12 +68,17 @@ def open_content(auth: Auth, config: Config, mount_point: str) -> Iterator[Accou
     """
     store = SwiftStore(auth, config, ca_file=auth.ca_file)
     try:
-        with deadline.within(min(START_TIMEOUT_S, config.timeout_s)):
-            auth.endpoint()
-            _ask_once(store, config)
+        first_answer(auth, store, config)
         yield AccountContent(auth, store, config, mount_point)
     finally:
         store.close()
+
+
+def first_answer(auth: Auth, store: SwiftStore, config: Config) -> None:
+    """Raise BadCredentials, HostUnreachable, NoSuchBucket unless the store lets us in."""
+    with deadline.within(min(START_TIMEOUT_S, config.timeout_s)):
+        auth.endpoint()
+        _ask_once(store, config)
 
 
 def _ask_once(store: SwiftStore, config: Config) -> None:

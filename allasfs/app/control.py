@@ -218,14 +218,19 @@ class Connection:
         self._sock = sock
         self._owner = owner
 
-    def ask(self, request: Answer, timeout_s: float) -> dict[str, object]:
-        """Send a request and return the first answer; raise NotAnswering."""
+    def ask(
+        self, request: Answer, timeout_s: float, *, answer_s: float | None = 0
+    ) -> dict[str, object]:
+        """Send a request and return the first answer; raise NotAnswering.
+
+        ``answer_s`` is for an answer that takes longer than the rest; None: as long as it takes.
+        """
         if _peer_uid(self._sock) not in (self._owner, 0):
             raise NotAnswering("another user's process has taken the control socket")
         try:
             self._sock.settimeout(timeout_s)
             _send(self._sock, request)
-            return self.next(timeout_s)
+            return self.next(timeout_s if answer_s == 0 else answer_s)
         except TimeoutError as exc:
             line = f"no answer from the mount's process within {timeout_s:g} s"
             raise NotAnswering(line) from exc

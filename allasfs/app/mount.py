@@ -50,6 +50,10 @@ class Content(Protocol):
         """Return what ``status`` tells of files, uploads and caches."""
         ...
 
+    def recover(self, request: Mapping[str, object]) -> Mapping[str, object]:
+        """Upload or discard a kept file, as ``allasfs recover`` asks."""
+        ...
+
     def close(self) -> list[str]:
         """Upload what is dirty; return a line for each file that could not be uploaded."""
         ...
@@ -75,6 +79,7 @@ def run(job: Job, announce: Announce) -> int:
     # First, because the place may still be taken by a process that uploads.
     with ControlServer(job.control_path, commands) as control, job.open() as content:
         commands["status"] = _status_command(job, content)
+        commands["recover"] = content.recover
         try:
             _serve(job, content, announce)
         finally:

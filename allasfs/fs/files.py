@@ -40,6 +40,8 @@ from allasfs.transfer.uploader import Uploader
 
 log = logging.getLogger(__name__)
 
+# Before the place, in the line about a file that was not stored.
+KEPT_IN = "kept in "
 # Zeros are written by this much.
 FILL_BYTES = MIB
 # Up to this much of an open file is fetched before its name is removed, so that its handles can
@@ -407,7 +409,7 @@ class OpenFile:
                 return ""
             why = self._failure or "closed without an upload"
             kept = spool.keep(why)
-            line = f"{self.place.bucket}/{self.place.key} was not stored ({why}): kept in {kept}"
+            line = f"{self.place.bucket}/{self.place.key} was not stored ({why}): {KEPT_IN}{kept}"
             log.error("%s", line)
             return line
 

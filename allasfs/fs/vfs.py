@@ -46,16 +46,18 @@ from allasfs.fs.attrs import (
     is_symlink,
 )
 from allasfs.fs.database import Database
-from allasfs.fs.files import Files, Handle, OpenFile, Services
+from allasfs.fs.files import KEPT_IN, Files, Handle, OpenFile, Services
 from allasfs.fs.metadata import Metadata
 from allasfs.fs.moves import Moves
 from allasfs.fs.names import Layout, Place, check_bucket, check_key
 from allasfs.fs.pages import Pages
 from allasfs.fs.tree import BUCKET, Tree
+from allasfs.fs.types import content_type
 from allasfs.store import large
 from allasfs.store.api import AccountInfo, ObjectInfo, Store
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.listings import Found, Listings
+from allasfs.transfer.rescue import Rescue
 from allasfs.transfer.resume import Resume
 from allasfs.transfer.spool import Spool
 from allasfs.transfer.uploader import Uploader
@@ -123,6 +125,9 @@ class Vfs:
         )
         self._listings = self._services.listings
         self._resume = Resume(self._services.uploader, self._services.spool, self._listings.stored)
+        self._rescue = Rescue(
+            self._services.uploader, self._services.spool, self._listings.stored, content_type
+        )
         self._attributes = self._services.attributes
         self._tree = Tree(self._services, Layout(config.bucket, config.prefix))
         self._pages = Pages()
@@ -156,6 +161,7 @@ class Vfs:
     def close(self) -> list[str]:
         """Upload what is dirty and stop; return a line for each file that was not stored."""
         self._resume.stop()
+        self._rescue.stop()
         leaving = list(self._files.drain())
         with self._lock:
             self._leaving = list(leaving)
@@ -176,7 +182,22 @@ class Vfs:
         if self._database is not None:
             self._database.close()
         self._services.spool.close()
-        return list(self._lost)
+        return self._not_stored()
+
+    def retry(self, name: str, *, over: bool, place: tuple[str, str] | None) -> None:
+        """Upload a kept file after all; raises as ``Rescue.retry``."""
+        with within(self._config.timeout_s):
+            self._rescue.retry(name, over=over, place=place)
+
+    def discard(self, name: str) -> None:
+        """Remove a kept file; raise NotFound, and as the store does."""
+        with within(self._config.timeout_s):
+            self._rescue.discard(name)
+
+    def _not_stored(self) -> list[str]:
+        """Return a line for each file of this mount that is kept still."""
+        with self._lock:
+            return [line for line in self._lost if Path(line.rpartition(KEPT_IN)[2]).exists()]
 
     def status(self) -> dict[str, object]:
         """Return what `allasfs status` shows; JSON-able."""
@@ -197,7 +218,7 @@ class Vfs:
             "memory_cached": self._services.memory.cached,
             "memory_limit": self._config.memory,
             "listings": self._listings.status(),
-            "not_stored": list(self._lost),
+            "not_stored": self._not_stored(),
         }
 
     # -- looking ----------------------------------------------------------------------------------

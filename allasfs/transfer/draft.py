@@ -44,6 +44,10 @@ MOST_READERS = 2
 Fetch = Callable[[int, int], bytes]
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 class Guard(Protocol):
     """A lock that its thread may take again."""
 
@@ -379,19 +383,22 @@ class Draft(Segments):
     def keep(self, why: str) -> str:
         """Keep what could not be stored, for its owner; return where it is."""
         self._end()
-        remove = self._set_apart() if self.is_local else lambda: None
+        remove = self._set_apart() if self.is_local else nothing
+        with self._lock:
+            when = self._note.when or round(time.time(), 3)
+            self._note = replace(self._note, why=why, when=when)
         try:
             try:
                 self.file.sync()
             finally:
                 with self._lock:
-                    self._note = replace(
-                        self._note, why=why, when=self._note.when or round(time.time(), 3)
-                    )
                     self._save(KEPT, durable=True)
         except FsError as exc:
             log.warning("%s: %s", self._note.subject, exc)
-            if self._note.state != PENDING:
+            if self._note.state in (PENDING, KEPT):
+                # Then the older note stands, which may need the segments.
+                remove = nothing
+            else:
                 self.file.set_aside()
         self.file.keep()
         remove()

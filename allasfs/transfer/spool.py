@@ -139,8 +139,8 @@ class Spool:
 
     def remove(self, entry: Entry) -> None:
         """Remove what is left of an entry on the disk."""
-        # First the data: a note alone is an upload that was given up.
-        for path in (entry.data, entry.folder / f"{entry.id}{journal.OLD}", entry.path):
+        # First the note: data alone are owed to nobody.
+        for path in (entry.path, entry.folder / f"{entry.id}{journal.OLD}", entry.data):
             path.unlink(missing_ok=True)
         with self._lock:
             self._used -= self._kept.pop(entry.id, 0)

@@ -284,8 +284,9 @@ def test_cp_into_the_mount_fails_and_the_data_are_kept(
         assert done.returncode != 0
         assert f"{bucket}/file" in done.stderr
     wait_until(lambda: f"{bucket}/file was not stored" in frail.log(), "the log names the file")
-    (note,) = (tmp_path / "spool").glob("*.json")
-    assert json.loads(note.read_text())["object"] == f"{bucket}/file"
+    (note,) = (tmp_path / "spool").glob("*.upload")
+    told = json.loads(note.read_text())
+    assert (told["state"], told["bucket"], told["key"]) == ("kept", bucket, "file")
     assert note.with_suffix(".data").read_bytes() == pattern(3 * MIB)
     assert str(note.with_suffix(".data")) in frail.log()
     assert_usable(frail, swift, bucket)

@@ -58,7 +58,7 @@ def test_the_version_is_printed(folder: Path) -> None:
     assert allasfs(folder, "--version") == (0, f"allasfs {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["mount", "umount", "status", "demo"])
+@pytest.mark.parametrize("command", ["mount", "umount", "status", "recover", "demo"])
 def test_help_names_every_command_and_each_has_its_own(folder: Path, command: str) -> None:
     status, text, _ = allasfs(folder, "--help")
     assert status == 0
@@ -69,7 +69,7 @@ def test_help_names_every_command_and_each_has_its_own(folder: Path, command: st
     assert "DIR" in text
 
 
-@pytest.mark.parametrize("command", ["umount", "status", "demo"])
+@pytest.mark.parametrize("command", ["umount", "status", "recover", "demo"])
 def test_help_of_a_command_shows_the_default_of_each_option(folder: Path, command: str) -> None:
     _, text, _ = allasfs(folder, command, "--help")
     options = text.count("\n  --") + text.count("\n  -h, --help")
@@ -77,7 +77,7 @@ def test_help_of_a_command_shows_the_default_of_each_option(folder: Path, comman
 
 
 def test_without_a_command_all_are_named(folder: Path) -> None:
-    assert "mount, umount, status, demo" in refusal(folder, 2)
+    assert "mount, umount, status, recover, demo" in refusal(folder, 2)
 
 
 def test_an_unknown_command_names_the_nearest(folder: Path) -> None:

@@ -42,6 +42,9 @@ class FakeContent:
     def status(self) -> Mapping[str, object]:
         return {"open_files": 3}
 
+    def recover(self, request: Mapping[str, object]) -> Mapping[str, object]:
+        return request
+
     def close(self) -> list[str]:
         self.closed += 1
         self.during_close()
