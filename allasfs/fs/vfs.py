@@ -213,6 +213,7 @@ class Vfs:
             "spool_limit": self._config.spool_size,
             "uploads_to_finish": self._resume.left,
             "uploads_finished": self._resume.finished,
+            "uploads_for_other_accounts": self._resume.foreign,
             "kept": self._services.spool.kept(),
             "memory_in_flight": self._services.memory.in_flight,
             "memory_cached": self._services.memory.cached,

@@ -44,6 +44,7 @@ class Resume:
         self._thread: threading.Thread | None = None
         self._left: list[Entry] = []
         self._finished = 0
+        self._foreign: list[str] = []
 
     @property
     def left(self) -> int:
@@ -54,6 +55,11 @@ class Resume:
     def finished(self) -> int:
         """How many uploads of mounts before are stored now."""
         return self._finished
+
+    @property
+    def foreign(self) -> list[str]:
+        """A line for each upload that waits for a mount of another account."""
+        return list(self._foreign)
 
     def start(self) -> None:
         """Begin, if there is anything to do."""
@@ -87,11 +93,8 @@ class Resume:
     def _is_ended(self, entry: Entry) -> bool:
         """End one upload; return False when it is to be tried again."""
         if entry.note.account not in ("", self._spool.account):
-            log.error(
-                "an upload of %s waits for a mount of another account: %s",
-                entry.subject,
-                entry.note.account,
-            )
+            self._foreign.append(f"{entry.data} for {entry.subject} in {entry.note.account}")
+            log.warning("waits for a mount of another account: %s", self._foreign[-1])
             return True
         try:
             # What was done of it before is noted.
@@ -131,6 +134,8 @@ class Resume:
             self._finished += 1
             log.info("%s was stored before the program died", note.subject)
         elif not is_owed:
+            if note.state in notes.TO_FINISH:
+                log.error("the data of %s are not in the spool any more", entry.subject)
             if note.has_segments:
                 large.remove_all(self._store, large.Layout(note.container, note.prefix))
             self._spool.remove(entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from allasfs import __version__, errors
+from allasfs.transfer.notes import KEPT, Note
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 120
@@ -169,6 +171,50 @@ def test_the_helper_of_mount_wants_a_source_and_a_directory(folder: Path) -> Non
         check=False,
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["lsit"], "'lsit' is no command of allasfs recover: list, retry, save, discard"),
+        (["retry"], "name IDs or --all"),
+        (["retry", "--all", "ab"], "name IDs or --all"),
+        (["retry", "--all", "--as", "b/k"], "--as is for one file"),
+        (["retry", "ab", "--as", "bucket"], "bucket is not BUCKET/NAME"),
+        (["retry", "ab", "--ttl"], "option '--ttl' needs a value"),
+        (["retry", "ab", "--ovre"], "unknown option '--ovre'"),
+        (["save", "ab"], "name one ID and one FILE"),
+        (["discard", "ab"], "'ab' is of no file that is kept"),
+    ],
+)
+def test_a_wrong_word_of_recover_ends_with_2(folder: Path, args: list[str], line: str) -> None:
+    assert line in refusal(folder, 2, "recover", *args)
+
+
+@pytest.mark.semantics("R13")
+def test_recover_lists_every_spool_without_credentials(folder: Path) -> None:
+    assert allasfs(folder, "recover") == (0, "nothing is kept\n", "")
+    for spool, name in (("state", "aa"), ("state", "ab"), ("chosen", "b")):
+        place = folder / (".local/state/allasfs/spool/host-1" if spool == "state" else spool)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{name}.data").write_bytes(b"content")
+        note = Note(KEPT, "bucket", "line\nbreak", size=7, present=((0, 7),), why="w\t", when=1.0)
+        note.save(place / f"{name}.upload", durable=False)
+    status, text, line = allasfs(folder, "recover", "--spool", "chosen")
+    assert (status, line) == (0, "")
+    rows = [row.split("\t") for row in text.splitlines()]
+    assert [row[:3] for row in rows] == [
+        [name, r"bucket/line\nbreak", "7"] for name in ("aa", "ab", "b")
+    ]
+    assert {row[4] for row in rows} == {r"w\t"}
+    status, text, _ = allasfs(folder, "recover", "--json", ALLASFS_SPOOL_DIR="chosen")
+    assert [each["key"] for each in json.loads(text)] == ["line\nbreak"] * 3
+    assert "is the beginning of several" in refusal(folder, 2, "recover", "discard", "a", "--yes")
+    (folder / "file").write_text("mine")
+    refusal(folder, 21, "recover", "save", "aa", "file")
+    assert (folder / "file").read_text() == "mine"
+    assert allasfs(folder, "recover", "save", "aa", "saved")[0] == 0
+    assert (folder / "saved").read_bytes() == b"content"
 
 
 def test_every_exit_code_has_one_meaning() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from allasfs.config import MIB
-from allasfs.errors import Corrupt, NoSpace, QuotaExceeded, Unavailable
+from allasfs.errors import AccessDenied, Corrupt, NoSpace, QuotaExceeded, Unavailable
 from allasfs.store.api import Kind, ObjectInfo, Segment
 from allasfs.transfer.draft import Draft
 from allasfs.transfer.notes import CLOSING, KEPT, PENDING, Note
@@ -353,11 +353,7 @@ def test_what_an_earlier_version_kept_is_still_there(
 # -- what the next mount may not do ---------------------------------------------------------------
 
 
-REFUSALS = {
-    "quota": QuotaExceeded("bucket", "over quota"),
-    "bucket gone": None,
-    "other client": None,
-}
+REFUSALS = ("quota", "permission", "bucket gone", "other client", "exclusive")
 
 
 @pytest.mark.semantics("R2", "R10")
@@ -369,7 +365,7 @@ def test_what_the_next_mount_may_not_upload_is_kept(
     data = content(size)
     draft = bench.draft()
     bench.write(draft, data)
-    draft.take("a/b", {"mtime": "1"})
+    draft.take("a/b", {"mtime": "1"}, exclusive=kind == "exclusive")
     draft.settle()
     after = killed(bench, tmp_path / "after")
     draft.discard()
@@ -380,6 +376,13 @@ def test_what_the_next_mount_may_not_upload_is_kept(
                 raise QuotaExceeded("bucket", "over quota")
 
         after.store.before = refuse
+    elif kind == "permission":
+
+        def forbid(call: Call) -> None:
+            if call.container == "bucket":
+                raise AccessDenied("bucket", "403")
+
+        after.store.before = forbid
     elif kind == "bucket gone":
         after.store.delete_container("bucket")
     else:
@@ -392,7 +395,7 @@ def test_what_the_next_mount_may_not_upload_is_kept(
     assert entry.note.why
     assert entry.data.read_bytes() == data
     assert after.store._containers.get(SEGMENTS, {}) == {}
-    if kind == "other client":
+    if kind in ("other client", "exclusive"):
         assert get_bytes(after.store, "bucket", "key") == b"theirs"
     after.close()
 
@@ -407,8 +410,8 @@ def test_an_upload_for_another_account_waits_for_a_mount_of_that(
     draft.settle()
     after = killed(bench, tmp_path / "after")
     after.spool.account = "https://store/AUTH_2"
-    expected_logs("bucket/key waits for a mount of another account: https://store/AUTH_1")
-    resume(after)
+    expected_logs("waits for a mount of another account: .* bucket/key in https://store/AUTH_1")
+    assert len(resume(after).foreign) == 1
     assert after.store.keys("bucket") == []
     (entry,) = after.spool.entries()
     assert entry.state == PENDING
