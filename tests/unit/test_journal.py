@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from allasfs.store.api import Kind, ObjectInfo, Segment
 from allasfs.transfer.draft import Draft
 from allasfs.transfer.notes import CLOSING, KEPT, PENDING, Note
 from allasfs.transfer.parts import Part
+from allasfs.transfer.resume import Resume
 from tests.fakes.memstore import OPENSTACK, RGW, Call, MemStore, get_bytes, put_bytes
 from tests.unit.test_draft import SEGMENTS, Bench, content
 from tests.unit.test_resume import ROOM, Recorder, clone, resume
@@ -161,6 +163,22 @@ def test_a_large_object_that_was_cut_and_taken_is_whole_after_the_next_mount(
     assert resume(after).finished == 1
     new = old[:100] + b"changed" + old[107 : 3 * MIB + 7] + bytes(MIB)
     assert after.stored() == new
+    after.close()
+    draft.discard()
+
+
+@pytest.mark.semantics("R10")
+def test_a_large_object_that_was_only_cut_and_taken_ends_there_after_the_next_mount(
+    bench: Bench, tmp_path: Path
+) -> None:
+    old = content(5 * MIB, 1)
+    draft = bench.draft(bench.put(old))
+    draft.truncate(3 * MIB)
+    draft.take("a/b", {})
+    draft.settle()
+    after = killed(bench, tmp_path / "after")
+    assert resume(after).finished == 1
+    assert after.stored() == old[: 3 * MIB]
     after.close()
     draft.discard()
 
@@ -435,5 +453,29 @@ def test_an_upload_that_a_mount_could_not_reach_the_store_for_waits_as_it_was(
     assert resume(after).finished == 1
     assert get_bytes(after.store, "bucket", "key") == b"content"
     assert after.spool.used == 0
+    after.close()
+    draft.discard()
+
+
+@pytest.mark.semantics("R10")
+def test_a_mount_does_not_wait_for_what_it_finishes(bench: Bench, tmp_path: Path) -> None:
+    draft = bench.draft()
+    bench.write(draft, b"content")
+    draft.take("a/b", {})
+    draft.settle()
+    after = killed(bench, tmp_path / "after")
+    may_answer = threading.Event()
+
+    def wait(call: Call) -> None:
+        may_answer.wait(60)
+
+    after.store.before = wait
+    started = Resume(after.uploader, after.spool, lambda bucket, info: None)
+    started.start()
+    assert (started.left, started.finished) == (1, 0)
+    may_answer.set()
+    assert started._thread is not None
+    started._thread.join(60)
+    assert (started.left, started.finished) == (0, 1)
     after.close()
     draft.discard()

@@ -101,6 +101,15 @@ def test_a_process_that_died_on_this_host_stops_nobody(tmp_path: Path, owner: Ow
     owner.take()
 
 
+@pytest.mark.parametrize("pid", [1, os.getpid()], ids=["init", "own"])
+def test_a_number_that_another_process_has_by_now_stops_nobody(
+    tmp_path: Path, owner: Ownership, pid: int
+) -> None:
+    write(tmp_path / LOCK, socket.gethostname(), pid)
+    assert owner_of(tmp_path) is None
+    owner.take()
+
+
 def test_a_file_system_without_locks_is_no_reason_to_refuse(
     tmp_path: Path, owner: Ownership, monkeypatch: pytest.MonkeyPatch
 ) -> None:
