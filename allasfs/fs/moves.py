@@ -193,7 +193,7 @@ class Moves:
                     info.key,
                 )
                 return None
-        return self._leftovers.before(new_bucket, found)
+        return self._leftovers.before(new_bucket, found, info.etag)
 
     def _may_be_copied(self, bucket: str, key: str, info: ObjectInfo) -> bool:
         """Whether a copy that failed may be there: then the mark must stay on both."""

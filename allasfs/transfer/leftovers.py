@@ -19,17 +19,19 @@ from pathlib import Path
 from allasfs.errors import FsError, NotFound
 from allasfs.store import large
 from allasfs.store.api import Kind, ObjectInfo, Segment, Store
-from allasfs.transfer.notes import ASIDE, PUBLISHED, REPLACED, SUFFIX, Note
+from allasfs.transfer.notes import ASIDE, PUBLISHED, REPLACED, REPLACING, SUFFIX, Note
 
 log = logging.getLogger(__name__)
 
+# Of the notes that this module ends.
+STATES = (PUBLISHED, ASIDE, REPLACED, REPLACING)
 # Where manifests lie aside. No file's segments are there, and no prefix of a dynamic manifest is.
 ASIDE_PREFIX = ".allasfs-replaced/"
 
 
 @dataclass(frozen=True)
-class Aside:
-    """The copy of a manifest that is being replaced, and the note that tells of it."""
+class Noted:
+    """A note of what will be left: segments that are known, or the copy of a manifest."""
 
     note: Note
     path: Path
@@ -42,7 +44,9 @@ class Old:
     bucket: str
     key: str
     segments: tuple[Segment, ...] = field(default=())
-    aside: Aside | None = None
+    aside: Noted | None = None
+    # What tells of the segments until they are removed.
+    noted: Noted | None = None
 
 
 class Leftovers:
@@ -53,8 +57,12 @@ class Leftovers:
         self._store = store
         self._folder = folder
 
-    def before(self, bucket: str, found: large.Found) -> Old | None:
-        """Prepare to replace a version; call ``keep`` or ``remove`` afterwards."""
+    def before(self, bucket: str, found: large.Found, etag: str = "") -> Old | None:
+        """Prepare to replace a version; call ``keep`` or ``remove`` afterwards.
+
+        ``etag`` is what the new version will have: by it the next mount knows that a mount which
+        was killed had replaced the version. Empty: another note tells of the segments.
+        """
         if found.head is None:
             return None
         info = found.head.info
@@ -62,11 +70,22 @@ class Leftovers:
             large.warn_of_shared(bucket, info)
             return None
         aside = self._put_aside(bucket, info) if found.is_untold else None
-        return Old(bucket, info.key, found.segments, aside)
+        noted = None
+        if found.segments and etag:
+            note = Note(
+                REPLACING, bucket, info.key, etag=etag, base=info, old=tuple(found.segments)
+            )
+            noted = Noted(note, self._path())
+            self._save(noted, REPLACING)
+        return Old(bucket, info.key, found.segments, aside, noted)
 
     def keep(self, old: Old | None) -> None:
         """The version was not replaced, as far as is known: its segments stay."""
-        if old is None or old.aside is None:
+        if old is None:
+            return
+        if old.noted is not None:
+            old.noted.path.unlink(missing_ok=True)
+        if old.aside is None:
             return
         try:
             _delete(self._store, old.aside.note)
@@ -82,6 +101,8 @@ class Leftovers:
             return
         if segments and not large.remove_segments(self._store, segments):
             self.remember(old, segments)
+        elif old.noted is not None:
+            old.noted.path.unlink(missing_ok=True)
         if old.aside is not None:
             note = self._save(old.aside, REPLACED)
             try:
@@ -94,16 +115,17 @@ class Leftovers:
     def remember(self, old: Old, segments: list[Segment]) -> None:
         """Let the next mount remove these, and what the manifest aside names."""
         if segments:
-            note = Note(PUBLISHED, old.bucket, old.key, "", "", old=tuple(segments))
+            note = Note(PUBLISHED, old.bucket, old.key, old=tuple(segments))
+            path = self._path() if old.noted is None else old.noted.path
             with suppress(OSError):
-                note.save(self._path(), durable=False)
+                note.save(path, durable=False)
         if old.aside is not None:
             self._save(old.aside, REPLACED)
 
-    def _put_aside(self, bucket: str, info: ObjectInfo) -> Aside | None:
+    def _put_aside(self, bucket: str, info: ObjectInfo) -> Noted | None:
         unique = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(8)}"
         container, key = bucket + large.SEGMENTS_SUFFIX, ASIDE_PREFIX + unique
-        aside = Aside(Note(ASIDE, bucket, info.key, container, key, base=info), self._path())
+        aside = Noted(Note(ASIDE, bucket, info.key, container, key, base=info), self._path())
         self._save(aside, ASIDE)
         old = Old(bucket, info.key, aside=aside)
         try:
@@ -132,10 +154,10 @@ class Leftovers:
         return self._folder / f"{secrets.token_hex(8)}{SUFFIX}"
 
     @staticmethod
-    def _save(aside: Aside, state: str) -> Note:
-        note = aside.note.at(state)
+    def _save(noted: Noted, state: str) -> Note:
+        note = noted.note.at(state)
         with suppress(OSError):
-            note.save(aside.path, durable=False)
+            note.save(noted.path, durable=False)
         return note
 
 
@@ -145,6 +167,8 @@ def end(store: Store, note: Note) -> None:
         _delete(store, note)
     elif note.state == REPLACED:
         remove_replaced(store, note)
+    elif note.state == REPLACING:
+        _end_replacing(store, note)
     else:
         large.delete_segments(store, _unused(store, note))
 
@@ -159,6 +183,19 @@ def remove_replaced(store: Store, note: Note) -> None:
         store.delete_slo(note.container, note.prefix)
     except NotFound:
         log.info("the segments of %s were removed before", note.subject)
+
+
+def _end_replacing(store: Store, note: Note) -> None:
+    """A mount was killed while it replaced a version: remove its segments if that was done."""
+    try:
+        now = store.head(note.bucket, note.key).info
+    except NotFound:
+        now = None
+    if now is not None and now.etag == note.etag:
+        large.delete_segments(store, _unused(store, note))
+    elif now is None or note.base is None or not now.same_bytes(note.base):
+        # Perhaps another client renamed it, and its manifest is still over them.
+        log.warning("%s was changed by another client: segments may be left over", note.subject)
 
 
 def _is_back(store: Store, note: Note) -> bool:

@@ -36,6 +36,8 @@ KEPT = "kept"
 ASIDE = "aside"
 # That version is replaced: the copy is to be deleted with its segments.
 REPLACED = "replaced"
+# A version whose segments are known is being replaced by one with the ETag of the note.
+REPLACING = "replacing"
 
 # Somebody relies on these: their data stay until the store has them, or a person discards them.
 OWED = (CLOSING, PENDING, KEPT)
@@ -67,6 +69,7 @@ class Note:
     stored: tuple[Segment, ...] = ()
     # Segments of the version that is replaced: removed when the new one stands.
     old: tuple[Segment, ...] = ()
+    etag: str = ""
     # Why the upload failed, and when (seconds since 1970).
     why: str = ""
     when: float = 0.0

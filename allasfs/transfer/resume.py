@@ -113,7 +113,7 @@ class Resume:
 
     def _end(self, entry: Entry) -> None:
         note = entry.note
-        if note.state in (notes.PUBLISHED, notes.ASIDE, notes.REPLACED):
+        if note.state in leftovers.STATES:
             leftovers.end(self._store, note)
             self._spool.remove(entry)
             log.info("what a version of %s left before is removed", note.subject)

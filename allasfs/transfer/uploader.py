@@ -81,13 +81,14 @@ class Uploader:
         draft.fill(0, draft.size, fetch)
         check()
         leftovers = self._leftovers(draft)
-        replaced = leftovers.before(draft.bucket, found)
+        md5 = draft.file.md5()
+        replaced = leftovers.before(draft.bucket, found, md5)
         try:
             info = self._store.put(
                 draft.bucket,
                 draft.key,
                 draft.file.part(0, draft.size),
-                md5=draft.file.md5(),
+                md5=md5,
                 content_type=content_type,
                 metadata=metadata,
                 exclusive=exclusive,

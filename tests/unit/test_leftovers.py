@@ -315,3 +315,37 @@ def test_wherever_the_mount_is_killed_no_manifest_lies_aside_and_no_name_loses_i
         outcomes.append((found == new, bool(left(crash.store))))
         later.close()
     assert {(False, True), (True, False)} <= set(outcomes)
+
+
+@pytest.mark.semantics("R10")
+@pytest.mark.parametrize("then", ["nothing", "renamed"])
+def test_wherever_the_mount_is_killed_segments_that_are_known_go_with_their_version(
+    tmp_path: Path, then: str, expected_logs: ExpectLog
+) -> None:
+    if then == "renamed":
+        expected_logs("bucket/key was changed by another client: segments may be left over")
+    store = MemStore(capabilities=OPENSTACK)
+    store.create_container("bucket")
+    info = static(store)
+    bench = Bench(store, tmp_path / "first", 100 * MIB)
+    recorder = Recorder(store, bench, tmp_path)
+    replaced(bench, info, SMALL)
+    recorder.stop()
+    assert bench.spool.notes() == []
+    bench.close()
+    outcomes = set()
+    for crash in recorder.crashes:
+        name = "key"
+        now = crash.store.head("bucket", "key").info
+        if then == "renamed" and now.same_bytes(info):
+            name = "renamed"
+            crash.store.copy("bucket", now, ("bucket", name), manifest=True)
+            crash.store.delete("bucket", "key")
+        later = Bench(crash.store, crash.disk, 100 * MIB)
+        resume(later)
+        found = get_bytes(crash.store, "bucket", name)
+        assert later.spool.notes() == []
+        assert bool(left(crash.store)) == (found == OLD), crash.when
+        outcomes.add(found)
+        later.close()
+    assert outcomes == {OLD, SMALL}
