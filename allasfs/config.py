@@ -44,6 +44,12 @@ class Config:
     spool_dir: Path | None = None
     # Room for three objects of the largest size that goes up in one PUT.
     spool_size: int = 16 * GIB
+    # Whether close() and fsync() return when the local disk has the bytes, or the store. Others see
+    # what the store has, so that is the default.
+    write_back: bool = False
+    # How long a closed file waits for its upload then. Programs that write to a name of their own
+    # and rename it (rsync, editors) do that within milliseconds, and one PUT is enough.
+    write_back_delay_s: float = 1.0
     # Bytes in flight and kept for reading. Four readers with a full window each (see readahead.py).
     memory: int = 128 * MIB
     # Names of objects that are remembered, and the most that one listing may have. 250 bytes each,

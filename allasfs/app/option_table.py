@@ -221,6 +221,21 @@ STORE_OPTIONS = (
         "FOLDER",
         "a folder of this mount in your state folder (~/.local/state/allasfs)",
     ),
+    Option(
+        "write-back",
+        "write_back",
+        yes_or_no,
+        "close() and fsync() return when the local disk has the file; it is stored soon after."
+        " 'allasfs sync' waits for that.",
+    ),
+    Option(
+        "write-back-delay",
+        "write_back_delay_s",
+        _seconds,
+        "How long a closed file waits with write-back, so that what is renamed or removed at once"
+        " is not uploaded before.",
+        "SECONDS",
+    ),
     Option("spool-size", "spool_size", _SPOOL_SIZE, "Limit of that folder's content.", "SIZE"),
     Option(
         "segment-threshold",

@@ -10,9 +10,9 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from allasfs.config import MIB, Config
@@ -24,18 +24,22 @@ from allasfs.errors import (
     NotFound,
     QuotaExceeded,
     Stale,
+    Unavailable,
 )
-from allasfs.fs.attrs import Attr, Attributes, Given
+from allasfs.fs.attrs import Attr, Attributes, Given, given_by
 from allasfs.fs.names import Place
+from allasfs.fs.pending import Pending
 from allasfs.fs.types import content_type
 from allasfs.store import large
-from allasfs.store.api import ObjectInfo, Store
+from allasfs.store.api import ObjectHead, ObjectInfo, Store
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.draft import Draft
 from allasfs.transfer.listings import Listings
+from allasfs.transfer.notes import Note
 from allasfs.transfer.readahead import Window
 from allasfs.transfer.reader import Reader
 from allasfs.transfer.spool import Spool
+from allasfs.transfer.spoolfile import SpoolFile
 from allasfs.transfer.uploader import Uploader
 
 log = logging.getLogger(__name__)
@@ -47,6 +51,8 @@ FILL_BYTES = MIB
 # Up to this much of an open file is fetched before its name is removed, so that its handles can
 # read on. More would take longer than rm may.
 HELD_BYTES = 64 * MIB
+# What is told of a closed file that another client was faster with.
+CONFLICT = "another client changed it after it was opened here; both versions are kept"
 # 1000 segments of 5 GiB: no store takes more.
 LARGEST_FILE = 1000 * 5 * 1024 * MIB
 
@@ -61,6 +67,7 @@ class Services:
     spool: Spool
     pool: Executor
     uploader: Uploader
+    pending: Pending
     listings: Listings
     attributes: Attributes
     clock_ns: Callable[[], int]
@@ -97,11 +104,47 @@ class OpenFile:
         self._given = services.attributes.given(place.bucket, info) if info is not None else given
         # What a program made of the object's metadata, for the next upload.
         self._metadata: dict[str, str] | None = None
+        # Whether the object's metadata and type are this file's, too.
+        self._inherits = info is not None
         self._failure = ""
+        # Write-back: how often it was changed, and up to which change the program was told that
+        # it is safe (-1: nothing was told).
+        self._changes = 0
+        self._promised = -1
+        # What the store said to a promised file, for the next flush to tell.
+        self._refusal: FsError | None = None
+        self._is_sending = False
+        self._is_held_back = False
+        # Notified when an upload in the background ends.
+        self._idle = threading.Condition(self.lock)
         self._attr: Attr
         self._refresh()
 
+    @classmethod
+    def restored(cls, services: Services, local: SpoolFile, note: Note) -> OpenFile:
+        """Return the file that a mount before promised to store."""
+        given, place = given_by(note.metadata), Place(note.bucket, note.key)
+        file = cls(services, place, None, given, exclusive=note.exclusive)
+        file.info = note.base
+        file._inherits = note.base is not None and not note.content_type
+        file._metadata = dict(note.metadata) if note.content_type else None
+        file._spool = Draft.restored(services.uploader.sending, local, note, file.lock)
+        file._promised = file._changes
+        file._refresh()
+        services.pending.add(file)
+        return file
+
     # -- what it is -------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file as it is now."""
+        return self._attr.size
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a program was told that it is safe while only the spool has it."""
+        return self.is_dirty and self._promised == self._changes and not self.is_orphan
 
     @property
     def attr(self) -> Attr:
@@ -121,7 +164,8 @@ class OpenFile:
     @property
     def awaits_upload(self) -> bool:
         """Whether it was changed since the store was last asked to take it."""
-        return self.is_dirty and not self.is_orphan and not self._failure
+        is_owed = self.is_dirty and not self.is_orphan and not self._failure
+        return is_owed and not self.is_pending
 
     def is_at(self, info: ObjectInfo) -> bool:
         """Whether this is the version that was opened or stored last."""
@@ -172,6 +216,7 @@ class OpenFile:
         stop = min(offset + length, spool.size)
         if offset >= stop:
             return b""
+        spool.file.wake()
         return spool.read(offset, stop, lambda start, end: self._stored(window, start, end))
 
     def _stored(self, window: Window, start: int, stop: int) -> bytes:
@@ -192,6 +237,7 @@ class OpenFile:
         if not data:
             return 0
         with self.lock:
+            self.recall()
             spool = self._open_spool()
             if append:
                 offset = spool.size
@@ -206,16 +252,19 @@ class OpenFile:
         with self.lock:
             if size > LARGEST_FILE:
                 raise FileTooBig(str(self.place))
+            self.recall()
             spool = self._open_spool()
             if size != spool.size or not self.is_dirty:
                 spool.truncate(size)
                 self._touch()
+                self._note_again()
 
     def allocate(self, start: int, stop: int) -> None:
         """Take room for a span; the file is at least so long then. Raise NoSpace, FileTooBig."""
         with self.lock:
             if stop > LARGEST_FILE:
                 raise FileTooBig(str(self.place))
+            self.recall()
             self._open_spool().allocate(start, stop)
             self._touch()
 
@@ -227,11 +276,15 @@ class OpenFile:
             for first in range(start, stop, FILL_BYTES):
                 self.write(first, bytes(min(FILL_BYTES, stop - first)))
 
-    def give(self, given: Given) -> None:
-        """Give the file attributes, stored with its next upload."""
+    def give(self, given: Given) -> bool:
+        """Give the file attributes, stored with its next upload; False when none is to come."""
         with self.lock:
+            if not self.is_dirty and not self.is_orphan:
+                return False
             self._given = self._given.changed(given)
             self._refresh()
+            self._attributes_changed()
+            return True
 
     def metadata(self) -> dict[str, str]:
         """Return what the next upload will store beside times, mode and owner."""
@@ -251,19 +304,26 @@ class OpenFile:
                 known = head.metadata
             return dict(known)
 
-    def change_metadata(self, change: Callable[[Mapping[str, str]], dict[str, str]]) -> None:
-        """Let the next upload store other metadata than the object has."""
+    def change_metadata(self, change: Callable[[Mapping[str, str]], dict[str, str]]) -> bool:
+        """Let the next upload store other metadata than the object has; False when none comes."""
         with self.lock:
+            if not self.is_dirty and not self.is_orphan:
+                return False
             self._metadata = change(self.metadata())
+            self._attributes_changed()
+            return True
 
     def _touch(self) -> None:
         self.is_dirty = True
+        self._changes += 1
         self._failure = ""
         self._given = replace(self._given, mtime_ns=self._services.clock_ns())
         self._refresh()
 
     def _open_spool(self) -> Draft:
-        if self._spool is None:
+        if self._spool is not None:
+            self._spool.file.wake()
+        else:
             services = self._services
             file = services.spool.create()
             self._spool = services.uploader.draft(
@@ -274,49 +334,218 @@ class OpenFile:
     # -- the store --------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Upload what is dirty; return when the store has it, or raise what prevented it."""
+        """Return when what is dirty is safe: the store has it, with write-back the local disk.
+
+        Raises what prevented it.
+        """
         with self.lock:
             if not self.is_dirty or self.is_orphan:
                 return
+            if self._refusal is not None:
+                refusal, self._refusal = self._refusal, None
+                raise refusal
+            if not self.is_pending and not self._promise():
+                self.store()
+
+    def store(self) -> None:
+        """Upload what is dirty; return when the store has it, or raise what prevented it."""
+        with self.lock:
+            self.recall()
+            if not self.is_dirty or self.is_orphan:
+                return
+            given, exclusive = self._given, self._exclusive and self.info is None
+            # Should asking the store fail, this much is known for a later attempt.
+            self._open_spool().describe(*self._own(), exclusive=exclusive)
             try:
-                self._upload()
-            except QuotaExceeded as exc:
-                exc = QuotaExceeded(exc.subject, f"{exc.why}{self._limits()}")
-                self._failure = str(exc)
-                raise exc from None
+                head = None if self.info is None else self._head()
+                info, metadata = self._upload(head, exclusive=exclusive)
             except FsError as exc:
-                self._failure = str(exc)
-                if isinstance(exc, (Exists, Stale)):
-                    # Another client was faster: the next look shall find its version.
-                    self._services.listings.outdated(self.place.bucket, self.key)
-                raise
+                raise self._failed(exc) from exc.__cause__
+            self._is_stored(info, given, metadata)
+            self.is_dirty = False
+            self._metadata = None
             self._failure = ""
 
-    def _upload(self) -> None:
-        services, place = self._services, self.place
-        exclusive = self._exclusive and self.info is None
-        # Should asking the store fail, this much is known for a later attempt.
-        self._open_spool().describe(
-            "", {**(self._metadata or {}), **self._given.metadata()}, exclusive=exclusive
-        )
-        inherited, its_type = self._inherited()
+    def _failed(self, exc: FsError) -> FsError:
+        """Remember why the store does not have it; return what to tell."""
+        if isinstance(exc, QuotaExceeded):
+            exc = QuotaExceeded(exc.subject, f"{exc.why}{self._limits()}")
+        if isinstance(exc, (Exists, Stale)):
+            # Another client was faster: the next look shall find its version.
+            self._services.listings.outdated(self.place.bucket, self.key)
+        self._failure = str(exc)
+        return exc
+
+    def _upload(
+        self, head: ObjectHead | None, *, exclusive: bool
+    ) -> tuple[ObjectInfo, dict[str, str]]:
+        inherited, its_type = self._inherited(head)
         if self._metadata is not None:
             inherited = self._metadata
         metadata = {**inherited, **self._given.metadata()}
         window = Window()
-        info = services.uploader.upload(
+        info = self._services.uploader.upload(
             self._open_spool(),
             content_type=its_type,
             metadata=metadata,
             fetch=lambda start, stop: self._stored(window, start, stop),
             exclusive=exclusive,
         )
+        return info, metadata
+
+    def _is_stored(self, info: ObjectInfo, given: Given, metadata: Mapping[str, str]) -> None:
+        """The store has a version with these attributes."""
         self.info = info
-        self.is_dirty = False
+        self._inherits = True
         self._drop_reader()
-        self._metadata = None
-        services.attributes.remember(place.bucket, info, self._given, metadata)
-        services.listings.stored(place.bucket, info)
+        self._services.attributes.remember(self.place.bucket, info, given, metadata)
+        self._services.listings.stored(self.place.bucket, info)
+
+    # -- write-back -------------------------------------------------------------------------------
+
+    def _promise(self) -> bool:
+        """Make it safe on the local disk, to be stored soon; return False where that is no help.
+
+        A file above the threshold is on its way already, and one of which a part is in the store
+        alone would depend on a version that may go.
+        """
+        services, draft = self._services, self._open_spool()
+        if not services.config.write_back or draft.is_large or draft.absent():
+            return False
+        self._take(durable=True)
+        self._promised = self._changes
+        self._failure = ""
+        services.pending.add(self)
+        return True
+
+    def _own(self) -> tuple[str, dict[str, str]]:
+        """Return the type and metadata that are not the object's own; no type: its own stays."""
+        inherits = self._inherits and self._metadata is None
+        its_type = "" if inherits else content_type(self.place.name)
+        return its_type, {**(self._metadata or {}), **self._given.metadata()}
+
+    def _take(self, *, durable: bool) -> None:
+        exclusive = self._exclusive and self.info is None
+        self._open_spool().take(*self._own(), exclusive=exclusive, durable=durable)
+
+    def _note_again(self) -> None:
+        """What the next mount would find has changed."""
+        if self._promised >= 0 and self.is_dirty:
+            self._take(durable=False)
+
+    def _attributes_changed(self) -> None:
+        if not self.is_pending:
+            return
+        # An upload that is under way has the old ones.
+        self._changes += 1
+        self._promised = self._changes
+        self._note_again()
+
+    def recall(self) -> None:
+        """Let an upload in the background end, however it does (lock held)."""
+        while self._is_sending:
+            if self._spool is not None:
+                self._spool.file.is_cut_off = True
+            self._idle.wait()
+        if self._spool is not None:
+            self._spool.file.is_cut_off = False
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Let nothing of it go up while another file takes its name."""
+        with self.lock:
+            self._is_held_back = True
+            self.recall()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._is_held_back = False
+                if self.is_pending:
+                    self._services.pending.add(self)
+
+    def send(self) -> None:
+        """Store a promised file; meanwhile it may be read, and other calls may recall it.
+
+        Raises Stale, Exists when another client changed the object since it was opened: then
+        both versions stay. Raises what the store raises.
+        """
+        with self.lock:
+            if not self.is_pending or self._is_sending or self._is_held_back:
+                return
+            self._is_sending = True
+            changes, given, draft = self._changes, self._given, self._open_spool()
+        try:
+            info, metadata = self._send(draft)
+        except FsError as exc:
+            with self.lock:
+                if draft.file.is_cut_off or self._changes != changes:
+                    return
+                if isinstance(exc, Unavailable):
+                    raise
+                self._promised = -1
+                self._refusal = self._failed(exc)
+                raise self._refusal from exc.__cause__
+        else:
+            with self.lock:
+                self._is_stored(info, given, metadata)
+                if self._changes == changes:
+                    self.is_dirty = False
+                    self._metadata = None
+                else:
+                    self._note_again()
+        finally:
+            with self.lock:
+                self._is_sending = False
+                self._rest()
+                self._idle.notify_all()
+
+    def _send(self, draft: Draft) -> tuple[ObjectInfo, dict[str, str]]:
+        head, exclusive = None, self.info is None
+        if not exclusive or not self._services.store.capabilities().conditional_put:
+            head = self._head()
+            if head is not None and not self._is_known(head.info, draft):
+                raise Stale(str(self.place), CONFLICT)
+        try:
+            return self._upload(head, exclusive=exclusive)
+        except Exists as exc:
+            head = self._head()
+            if head is None or not self._is_known(head.info, draft):
+                raise Exists(str(self.place), CONFLICT) from exc
+            # An upload before was done, and its answer lost.
+            return self._upload(head, exclusive=False)
+
+    def _is_known(self, info: ObjectInfo, draft: Draft) -> bool:
+        """Whether the object is the version that was changed here, or has the file's bytes."""
+        if self.info is not None and (self.info.same_version(info) or self.info.same_bytes(info)):
+            return True
+        return (info.size, info.etag) == (draft.size, draft.file.md5())
+
+    def _rest(self) -> None:
+        if not self.handles and self.is_pending and self._spool is not None:
+            self._spool.file.rest()
+
+    def rest(self) -> None:
+        """The last handle of a promised file is closed: it waits without a descriptor."""
+        with self.lock:
+            if not self._is_sending:
+                self._rest()
+
+    @property
+    def is_only_here(self) -> bool:
+        """Whether the store has nothing of it, and a new name is a matter of this mount alone."""
+        return self._services.config.write_back and self.is_dirty and self.info is None
+
+    def renamed(self, place: Place, replaced: ObjectInfo | None) -> None:
+        """A file that is only here has another name now, and replaces what is stored there."""
+        with self.lock:
+            self.place = place
+            self.info = replaced
+            self._inherits = self._exclusive = False
+            if self._spool is not None:
+                self._spool.moved(place.bucket, self.key, replaced)
+            self._note_again()
+            self._refresh()
 
     def _limits(self) -> str:
         """Return what the account and the bucket hold and may hold, for the log."""
@@ -339,17 +568,20 @@ class OpenFile:
                 told += "and the server does not tell how many it may have"
         return told
 
-    def _inherited(self) -> tuple[dict[str, str], str]:
+    def _head(self) -> ObjectHead | None:
+        """Return what the store has under the file's name, None when that is nothing."""
+        try:
+            return self._services.store.head(self.place.bucket, self.key)
+        except NotFound:
+            return None
+
+    def _inherited(self, head: ObjectHead | None) -> tuple[dict[str, str], str]:
         """Return metadata and content type: a changed object keeps its own.
 
         Those of another client's newer version are not this file's: that may be a link or a marker.
         """
         guessed = content_type(self.place.name)
-        if self.info is None:
-            return {}, guessed
-        try:
-            head = self._services.store.head(self.place.bucket, self.info.key)
-        except NotFound:
+        if self.info is None or head is None or not self._inherits:
             return {}, guessed
         if not head.info.same_version(self.info):
             return {}, guessed
@@ -372,7 +604,7 @@ class OpenFile:
     def hold(self) -> None:
         """The name is about to be removed: fetch what handles may still read, if it is not much."""
         with self.lock:
-            if self.info is None:
+            if self.info is None or not self.handles:
                 return
             absent = self.info.size if self._spool is None else self._spool.absent()
             if absent > HELD_BYTES:
@@ -387,7 +619,10 @@ class OpenFile:
     def orphan(self) -> None:
         """The file was unlinked: local bytes stay readable, the store's are gone."""
         with self.lock:
+            self.recall()
             self.is_orphan = True
+            if self._spool is not None:
+                self._spool.forget()
             if self._reader is not None:
                 self._reader.end(Stale(str(self.place), "the file was removed while open"))
 
@@ -407,6 +642,9 @@ class OpenFile:
             if not self.is_dirty or self.is_orphan:
                 spool.discard()
                 return ""
+            if self.is_pending:
+                spool.leave()
+                return f"{self.place.bucket}/{self.place.key} waits in the spool for the next mount"
             why = self._failure or "closed without an upload"
             kept = spool.keep(why)
             line = f"{self.place.bucket}/{self.place.key} was not stored ({why}): {KEPT_IN}{kept}"
@@ -510,11 +748,31 @@ class Files:
                 raise BadHandle(f"handle {fh}")
             file = self._handles.pop(fh).file
             file.handles -= 1
-            if file.handles:
+            if file.handles or file.is_pending:
                 return None
             if self._by_place.get(file.place) is file:
                 del self._by_place[file.place]
             return file
+
+    def keep(self, file: OpenFile) -> None:
+        """Remember a file without a handle, which is to be stored."""
+        with self._lock:
+            self._by_place[file.place] = file
+
+    def end(self, file: OpenFile) -> bool:
+        """Forget a file that needs no upload any more; return False while it has handles."""
+        with self._lock:
+            if file.handles or file.is_pending:
+                return False
+            place: Place | None = file.place
+            if self._by_place.get(file.place) is not file:
+                # It may be in the middle of a rename.
+                found = self._by_place.items()
+                place = next((each for each, here in found if here is file), None)
+            if place is None:
+                return False
+            del self._by_place[place]
+            return True
 
     def move(self, old: Place, new: Place) -> OpenFile | None:
         """Note that a file has another place; what was open there has none any more."""
@@ -538,12 +796,15 @@ class Files:
     def all(self) -> list[OpenFile]:
         """Return every file with an open handle."""
         with self._lock:
-            return list({id(h.file): h.file for h in self._handles.values()}.values())
+            return self._open()
+
+    def _open(self) -> list[OpenFile]:
+        return list(dict.fromkeys(handle.file for handle in self._handles.values()))
 
     def drain(self) -> list[OpenFile]:
-        """Close every handle and return the files."""
-        files = self.all()
+        """Close every handle and return the files, those without a handle too."""
         with self._lock:
+            files = list(dict.fromkeys([*self._open(), *self._by_place.values()]))
             self._handles.clear()
             self._by_place.clear()
         return files

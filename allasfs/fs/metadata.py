@@ -66,9 +66,9 @@ class Metadata:
             self._refuse_root(path, given)
             return
         file = self._changed_file(path, place)
-        if file is not None:
-            file.give(given)
-        elif self._differs(place, given):
+        if file is not None and file.give(given):
+            return
+        if self._differs(place, given):
             self._change(place, given, dict)
         else:
             self._tell(place, given)
@@ -172,9 +172,7 @@ class Metadata:
 
     def _change_metadata(self, path: str, place: Place, change: Change) -> None:
         file = self._changed_file(path, place)
-        if file is not None:
-            file.change_metadata(change)
-        else:
+        if file is None or not file.change_metadata(change):
             self._change(place, Given(), change)
 
     def _own(self, path: str, name: str) -> str:

@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -39,6 +39,7 @@ from allasfs.fs.types import content_type
 from allasfs.store import large
 from allasfs.store.api import Kind, ObjectHead, ObjectInfo, Segment
 from allasfs.transfer.leftovers import Leftovers, Old
+from allasfs.transfer.listings import Found
 
 log = logging.getLogger(__name__)
 
@@ -125,16 +126,41 @@ class Moves:
 
     def _rename_file(self, old: Place, new: Place, file: OpenFile | None) -> None:
         check_key(new.key, self._store.capabilities())
-        if file is not None:
-            file.flush()
+        over = self._files.at(new)
+        with nullcontext() if over is None else over.held_back():
+            # From here on the store's listing says what is there.
+            found = self._tree.find(new)
+            if found.is_dir:
+                raise IsADirectory(new.key)
+            if file is None or not self._is_renamed_here(file, old, new, found):
+                self._rename_stored(old, new, found, over)
+        self._pages.forget(old)
+        self._pages.forget(new)
+
+    def _is_renamed_here(self, file: OpenFile, old: Place, new: Place, found: Found) -> bool:
+        """Rename a file that the store does not have yet, else see that it has it."""
+        with file.lock:
+            file.recall()
+            if not file.is_only_here:
+                file.store()
+                return False
+            replaced = None
+            if found.file is not None:
+                replaced = self._tree.resolve(new.bucket, found.file)
+            over = self._files.at(new)
+            if over is not None:
+                over.hold()
+            file.renamed(new, replaced)
+            if over is not None:
+                self._orphaned(new)
+            self._files.move(old, new)
+            return True
+
+    def _rename_stored(self, old: Place, new: Place, found: Found, over: OpenFile | None) -> None:
         info = self._tree.file(old)
-        found = self._tree.find(new)
-        if found.is_dir:
-            raise IsADirectory(new.key)
         replaced = None
         if found.file is not None:
             replaced = self._tree.resolve(new.bucket, found.file)
-        over = self._files.at(new)
         if over is not None:
             over.hold()
         self._keep_parent(old, new)
@@ -144,8 +170,6 @@ class Moves:
         moved = self._files.move(old, new)
         if moved is not None:
             moved.moved(new, _followed(info, stored))
-        self._pages.forget(old)
-        self._pages.forget(new)
 
     def _move(
         self, bucket: str, info: ObjectInfo, new: Place, replaced: ObjectInfo | None
@@ -413,6 +437,7 @@ class Moves:
         """Files that are open below the directory go on under their new names."""
         for file in self._files.below(old):
             with file.lock:
+                file.recall()
                 place = Place(new.bucket, _renamed(file.place.key, old, new))
                 info = file.info
                 if info is not None:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,6 +51,7 @@ from allasfs.fs.metadata import Metadata
 from allasfs.fs.moves import Moves
 from allasfs.fs.names import Layout, Place, check_bucket, check_key
 from allasfs.fs.pages import Pages
+from allasfs.fs.pending import File, Pending
 from allasfs.fs.tree import BUCKET, Tree
 from allasfs.fs.types import content_type
 from allasfs.store import large
@@ -102,8 +103,11 @@ class Vfs:
         self._clock = clock
         self._pool = ThreadPoolExecutor(config.connections, thread_name_prefix="transfer")
         # Half of the connections: a large file that goes up does not stop readers.
-        self._uploads = ThreadPoolExecutor(
-            max(1, config.connections // 2), thread_name_prefix="upload"
+        width = max(1, config.connections // 2)
+        self._uploads = ThreadPoolExecutor(width, thread_name_prefix="upload")
+        spool = Spool(Path(config.spool_dir), config.spool_size)
+        self._pending = Pending(
+            self._uploads, width, spool, config, clock=clock, ended=self._settled
         )
         self._files = Files()
         memory = Memory(config.memory)
@@ -114,9 +118,10 @@ class Vfs:
             store=store,
             config=config,
             memory=memory,
-            spool=Spool(Path(config.spool_dir), config.spool_size),
+            spool=spool,
             pool=self._pool,
             uploader=Uploader(store, self._uploads, config, memory=memory, readers=self._pool),
+            pending=self._pending,
             listings=Listings(
                 store, ttl_s=config.listing_ttl_s, most_names=config.names, clock=clock
             ),
@@ -156,19 +161,24 @@ class Vfs:
         self._services.spool.open()
         if self._database is not None:
             self._database.open(account)
+        for local, note in self._resume.promised():
+            self._files.keep(OpenFile.restored(self._services, local, note))
         self._resume.start()
 
     def close(self) -> list[str]:
         """Upload what is dirty and stop; return a line for each file that was not stored."""
         self._resume.stop()
         self._rescue.stop()
+        self._pending.drain()
+        self._pending.stop()
         leaving = list(self._files.drain())
         with self._lock:
             self._leaving = list(leaving)
         for file in leaving:
             with within(self._config.timeout_s):
                 try:
-                    file.flush()
+                    if not file.is_pending:
+                        file.store()
                 except FsError as exc:
                     log.error("%s", exc)  # noqa: TRY400 - its cause was logged where it happened
                 except Exception:
@@ -199,6 +209,10 @@ class Vfs:
         with self._lock:
             return [line for line in self._lost if Path(line.rpartition(KEPT_IN)[2]).exists()]
 
+    def sync(self) -> bool:
+        """Return when the store has every file that was closed; False when nothing moves."""
+        return self._pending.drain()
+
     def status(self) -> dict[str, object]:
         """Return what `allasfs status` shows; JSON-able."""
         files = self._files.all()
@@ -215,6 +229,7 @@ class Vfs:
             "uploads_finished": self._resume.finished,
             "uploads_for_other_accounts": self._resume.foreign,
             "kept": self._services.spool.kept(),
+            **self._pending.status(),
             "memory_in_flight": self._services.memory.in_flight,
             "memory_cached": self._services.memory.cached,
             "memory_limit": self._config.memory,
@@ -399,8 +414,18 @@ class Vfs:
 
     def _upload(self, file: OpenFile) -> None:
         file.flush()
-        if file.info is not None and not file.is_orphan:
+        self._stored(file)
+
+    def _stored(self, file: OpenFile) -> None:
+        if file.info is not None and not file.is_dirty and not file.is_orphan:
             self._pages.stored(file.place, file.info)
+
+    def _settled(self, file: File) -> None:
+        """A file that waited for its upload waits no more."""
+        if isinstance(file, OpenFile):
+            self._stored(file)
+            if self._files.end(file):
+                self._closed(file)
 
     def release(self, fh: int) -> None:
         """Close a handle. What was written was stored by flush; what was refused there is kept.
@@ -408,12 +433,15 @@ class Vfs:
         The pages of a mapping that outlives its descriptor come after the last flush: they are
         uploaded here, where no program waits for the result any more.
         """
+        handle = self._files.handle(fh)
         if self._files.is_last(fh):
-            self._upload_rest(self._files.handle(fh).file)
+            self._upload_rest(handle.file)
         file = self._files.remove(fh)
         if file is not None:
             self._upload_rest(file)
             self._closed(file)
+        elif handle.file.is_pending:
+            handle.file.rest()
 
     def _upload_rest(self, file: OpenFile) -> None:
         """Upload what no program asked to; ``OpenFile.close`` tells what could not be stored."""
@@ -449,6 +477,12 @@ class Vfs:
         self._may_change(path)
         place = self._tree.place(path)
         file = self._files.at(place)
+        with nullcontext() if file is None else file.lock:
+            if file is not None:
+                file.recall()
+            self._unlink(place, file)
+
+    def _unlink(self, place: Place, file: OpenFile | None) -> None:
         if file is not None and file.is_new:
             self._orphaned(place)
             return
@@ -485,6 +519,8 @@ class Vfs:
         file = self._files.forget(place)
         if file is not None:
             file.orphan()
+            if not file.handles:
+                self._closed(file)
         self._pages.forget(place)
 
     def mkdir(self, path: str, mode: int | None = None) -> None:

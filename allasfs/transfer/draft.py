@@ -85,9 +85,11 @@ class Draft(Segments):
         file.spool.join(self)
 
     @classmethod
-    def restored(cls, sending: Sending, file: SpoolFile, note: Note) -> Draft:
+    def restored(
+        cls, sending: Sending, file: SpoolFile, note: Note, guard: Guard | None = None
+    ) -> Draft:
         """Return the draft that a note describes."""
-        draft = cls(sending, file, note.bucket, note.key, note.base, threading.RLock())
+        draft = cls(sending, file, note.bucket, note.key, note.base, guard or threading.RLock())
         file.size = note.size
         # What of it was only fetched is not noted.
         file.changed = file.local()

@@ -17,8 +17,10 @@ from allasfs.store import large
 from allasfs.store.api import ObjectInfo
 from allasfs.transfer import leftovers, notes
 from allasfs.transfer.journal import Entry
+from allasfs.transfer.notes import Note
 from allasfs.transfer.owed import Owed, Standing
 from allasfs.transfer.spool import Spool
+from allasfs.transfer.spoolfile import SpoolFile
 from allasfs.transfer.uploader import Uploader
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class Resume:
         self._left: list[Entry] = []
         self._finished = 0
         self._foreign: list[str] = []
+        self._promised: set[str] = set()
 
     @property
     def left(self) -> int:
@@ -63,7 +66,7 @@ class Resume:
 
     def start(self) -> None:
         """Begin, if there is anything to do."""
-        entries = self._spool.entries()
+        entries = [each for each in self._spool.entries() if each.id not in self._promised]
         for entry in entries:
             if entry.is_kept:
                 log.warning("data of a failed upload is in the spool: %s", entry.line)
@@ -71,6 +74,24 @@ class Resume:
         if self._left:
             self._thread = threading.Thread(target=self._run, name="resume", daemon=True)
             self._thread.start()
+
+    def promised(self) -> list[tuple[SpoolFile, Note]]:
+        """Return the whole files that a mount before took, which this one may go on with."""
+        found = []
+        for entry in self._spool.entries():
+            note = entry.note
+            is_whole = not note.local().missing(0, note.size) and entry.data.exists()
+            is_ours = note.account in ("", self._spool.account)
+            if note.state != notes.PENDING or not (is_whole and is_ours):
+                continue
+            try:
+                file = self._spool.adopt(entry.path, note.size, note.local())
+            except FsError as exc:
+                log.error("%s: %s", entry.subject, exc)  # noqa: TRY400 - its text says all
+                continue
+            self._promised.add(entry.id)
+            found.append((file, note))
+        return found
 
     def stop(self) -> None:
         """Begin nothing more, and return when what was begun has ended."""

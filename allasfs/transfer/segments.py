@@ -235,18 +235,31 @@ class Segments:
             )
 
     def take(
-        self, content_type: str, metadata: Mapping[str, str], *, exclusive: bool = False
+        self,
+        content_type: str,
+        metadata: Mapping[str, str],
+        *,
+        exclusive: bool = False,
+        durable: bool = True,
     ) -> None:
         """Take the file as it is now, to be uploaded later; raise NoSpace, Unavailable.
 
-        When this returns, data and note outlive a kill and a loss of power, and the next mount
-        finishes what this one does not. What is written afterwards is taken by the next call.
+        When this returns, data and note outlive a kill, and a loss of power if ``durable``, and the
+        next mount finishes what this one does not. What is written afterwards is taken by the next
+        call.
         """
         self.describe(content_type, metadata, exclusive=exclusive)
-        self.file.sync()
+        if durable:
+            self.file.sync()
         with self._lock:
-            self._save(PENDING, durable=True)
+            self._save(PENDING, durable=durable)
         self.is_owed = True
+
+    def forget(self) -> None:
+        """The file was unlinked: the next mount shall not find it."""
+        if self.is_owed and self._layout is None:
+            self._path.unlink(missing_ok=True)
+            self.is_owed = False
 
     def closing(
         self,

@@ -44,6 +44,7 @@ class SpoolFile:
         # Leaf lock for all below, held across calls on the local disk.
         self._lock = threading.Lock()
         self._fd = fd  # -1 when it is closed
+        self._is_resting = False
         self.size = size
         # Parts whose content is here; of a changed object the rest is in the store only.
         self.present = present or Spans()
@@ -220,9 +221,28 @@ class SpoolFile:
             start += len(chunk)
             yield chunk
 
+    def rest(self) -> None:
+        """Close the descriptor until the bytes are wanted again: many files may wait."""
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd, self._is_resting = -1, True
+
+    def wake(self) -> None:
+        """Open the file again; raise Unavailable."""
+        with self._lock:
+            if not self._is_resting:
+                return
+            try:
+                self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError as exc:
+                raise disk_error(str(self.path), exc) from exc
+            self._is_resting = False
+
     def close(self) -> None:
         """Let uploads that read from it end."""
         with self._lock:
+            self._is_resting = False
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1

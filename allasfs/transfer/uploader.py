@@ -87,7 +87,7 @@ class Uploader:
             info = self._store.put(
                 draft.bucket,
                 draft.key,
-                draft.file.part(0, draft.size),
+                draft.file.part(0, draft.size, draft.file.spool.moved),
                 md5=md5,
                 content_type=content_type,
                 metadata=metadata,

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ _numbers = itertools.count(1)
 
 
 @contextmanager
-def running(store: Store, folder: Path) -> Iterator[VfsFs]:
+def running(store: Store, folder: Path, **settings: Any) -> Iterator[VfsFs]:
     """Yield a file system on a new bucket of a store, with a low threshold for large objects."""
     bucket = f"behaviour-{next(_numbers)}"
     store.create_container(bucket)
@@ -32,11 +33,13 @@ def running(store: Store, folder: Path) -> Iterator[VfsFs]:
         segment_size=MIB,
         memory=16 * MIB,
         connections=4,
+        **settings,
     )
     vfs = Vfs(store, config)
     vfs.start()
     yield VfsFs(vfs, f"/{bucket}")
     assert vfs.status()["open_files"] == 0, "the test left a file open"
+    assert vfs.sync()
     assert vfs.status()["spool_used"] == 0
     assert vfs.close() == []
 
@@ -60,6 +63,8 @@ def behaviour_rgw(gateway: Gateway) -> Iterator[Store]:
         "directory",
         "memory",
         "memory-rgw",
+        "memory-write-back",
+        "memory-write-back-at-once",
         pytest.param("swift", marks=pytest.mark.swift),
         pytest.param("rgw", marks=pytest.mark.rgw),
         pytest.param("mount", marks=[pytest.mark.swift, pytest.mark.mount]),
@@ -76,8 +81,12 @@ def fs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FileSystem]:
         yield OsFs(request.getfixturevalue("mounted"))
         return
     if request.param.startswith("memory"):
-        store: Store = MemStore(capabilities=OPENSTACK if request.param == "memory" else RGW)
+        store: Store = MemStore(capabilities=RGW if "rgw" in request.param else OPENSTACK)
     else:
         store = request.getfixturevalue(f"behaviour_{request.param}")
-    with running(store, tmp_path) as found:
+    settings: dict[str, Any] = {}
+    if "write-back" in request.param:
+        delay_s = 0.0 if "at-once" in request.param else 3600.0
+        settings = {"write_back": True, "write_back_delay_s": delay_s}
+    with running(store, tmp_path, **settings) as found:
         yield found
