@@ -348,3 +348,9 @@ class NotRecovered(SetupError):
     """A kept file could not be uploaded, saved whole or discarded."""
 
     exit_code = 21
+
+
+class NotStored(SetupError):
+    """Files that were closed are not in the store."""
+
+    exit_code = 22

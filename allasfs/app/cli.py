@@ -41,6 +41,7 @@ usage: allasfs COMMAND ...
 
   allasfs mount [BUCKET[/PREFIX]] DIR   mount a project, a bucket or a folder of it at DIR
   allasfs umount DIR                    unmount, and wait until everything is uploaded
+  allasfs sync DIR                      wait until the store has every file that was closed
   allasfs status DIR [--json]           show what a mount does
   allasfs recover                       list, upload, save or discard what could not be uploaded
   allasfs demo DIR                      try it with an object store on this computer
@@ -259,6 +260,26 @@ def _umount(args: list[str]) -> int:
     return 0
 
 
+def _sync(args: list[str]) -> int:
+    parser = _Parser(
+        prog="allasfs sync",
+        description="Wait until the store has every file that was closed (--write-back).",
+        allow_abbrev=False,
+    )
+    parser.add_argument("directory", metavar="DIR")
+    parser.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=_positive_seconds,
+        help="Wait no longer than this for the uploads, which go on. [default: no limit]",
+    )
+    found = parser.parse_args(args)
+    from allasfs.app import commands
+
+    commands.sync(found.directory, wait_s=found.wait)
+    return 0
+
+
 def _status(args: list[str]) -> int:
     parser = _Parser(
         prog="allasfs status",
@@ -312,6 +333,7 @@ def _demo(args: list[str]) -> int:
 COMMANDS: Mapping[str, Callable[[list[str]], int]] = {
     "mount": _mount,
     "umount": _umount,
+    "sync": _sync,
     "status": _status,
     "recover": _recover,
     "demo": _demo,

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
 
+from tqdm import tqdm
+
 from allasfs.app import checks, control, folders, logs, unmounting
-from allasfs.errors import MountDead, NotAnswering, NotMounted, UnmountFailed
+from allasfs.errors import MountDead, NotAnswering, NotMounted, NotStored, UnmountFailed
 
 # The server answers from memory; one that takes longer than this is stuck.
 ANSWER_TIMEOUT_S = 10.0
@@ -22,6 +24,8 @@ UMOUNT_WAIT_S = 600.0
 LEAST_WAIT_S = 0.01
 # Of the files that are not uploaded yet, in one line.
 SHOWN_NAMES = 3
+# How often it is asked how far its uploads are.
+SYNC_STEP_S = 0.2
 
 
 class Target:
@@ -53,6 +57,53 @@ class Target:
     def not_mounted(self) -> NotMounted:
         """Return the error for a directory on which nothing is mounted."""
         return NotMounted(f"{self.path}: nothing is mounted here")
+
+
+# -- sync -----------------------------------------------------------------------------------------
+
+
+def sync(directory: str, *, wait_s: float | None) -> None:
+    """Wait until the store has every file that was closed; shows how far it is on a terminal.
+
+    Raises NotMounted, MountDead, NotAnswering, and NotStored when some were refused, now or since
+    the mount began, or are not stored within ``wait_s`` seconds (None: as long as it takes).
+    """
+    target = Target(directory)
+    end = None if wait_s is None else time.monotonic() + wait_s
+    answer = _ask_sync(target, hurry=True)
+    total = _count(answer, "pending_bytes")
+    with tqdm(
+        total=total, unit="B", unit_scale=True, disable=None, leave=False, desc="uploading"
+    ) as bar:
+        while left := _count(answer, "pending_files"):
+            if end is not None and time.monotonic() >= end:
+                why = answer.get("pending_error") or "they are on their way"
+                raise NotStored(f"{target.path}: {left} files are not stored yet: {why}")
+            time.sleep(SYNC_STEP_S)
+            answer = _ask_sync(target, hurry=False)
+            bar.update(max(0, total - _count(answer, "pending_bytes") - bar.n))
+    failed = answer.get("not_stored")
+    if isinstance(failed, list) and failed:
+        for line in failed:
+            logs.report(f"not stored: {line}")
+        raise NotStored(
+            f"{target.path}: files that the store did not take: {len(failed)};"
+            " 'allasfs recover' shows them"
+        )
+
+
+def _ask_sync(target: Target, *, hurry: bool) -> Mapping[str, object]:
+    with target.connection() as connection:
+        if connection is None:
+            _explain_silence(target)
+        return connection.ask({"command": "sync", "hurry": hurry}, ANSWER_TIMEOUT_S)
+
+
+def _count(answer: Mapping[str, object], name: str) -> int:
+    value = answer.get(name)
+    if not isinstance(value, int):
+        raise NotAnswering(f"the mount's process says: {answer.get('error', answer)}")
+    return value
 
 
 # -- umount ---------------------------------------------------------------------------------------

@@ -55,6 +55,10 @@ class AccountContent:
         """Upload or discard a kept file, as ``allasfs recover`` asks."""
         return recover.answer(self._vfs, request)
 
+    def hurry(self) -> None:
+        """Let no file that was closed wait for its upload any longer."""
+        self._vfs.hurry()
+
     def close(self) -> list[str]:
         """Upload what is dirty; return a line for each file that could not be uploaded."""
         return self._vfs.close()

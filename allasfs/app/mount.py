@@ -54,6 +54,10 @@ class Content(Protocol):
         """Upload or discard a kept file, as ``allasfs recover`` asks."""
         ...
 
+    def hurry(self) -> None:
+        """Let no file that was closed wait for its upload any longer."""
+        ...
+
     def close(self) -> list[str]:
         """Upload what is dirty; return a line for each file that could not be uploaded."""
         ...
@@ -75,11 +79,12 @@ class Job:
 def run(job: Job, announce: Announce) -> int:
     """Mount, announce when the mount answers, serve until the end; return the exit code."""
     harden()
-    commands: dict[str, Command] = {"status": _starting}
+    commands: dict[str, Command] = {"status": _starting, "sync": _starting}
     # First, because the place may still be taken by a process that uploads.
     with ControlServer(job.control_path, commands) as control, job.open() as content:
         commands["status"] = _status_command(job, content)
         commands["recover"] = content.recover
+        commands["sync"] = _sync_command(content)
         try:
             _serve(job, content, announce)
         finally:
@@ -106,6 +111,17 @@ def _status_command(job: Job, content: Content) -> Command:
         return {**head, **job.facts, **content.facts, **content.status()}
 
     return status
+
+
+def _sync_command(content: Content) -> Command:
+    def sync(request: Mapping[str, object]) -> Answer:
+        if request.get("hurry"):
+            content.hurry()
+        status = content.status()
+        names = ("pending_files", "pending_bytes", "pending_error", "not_stored")
+        return {name: status[name] for name in names}
+
+    return sync
 
 
 # -- serving --------------------------------------------------------------------------------------

@@ -643,8 +643,9 @@ class OpenFile:
                 spool.discard()
                 return ""
             if self.is_pending:
+                log.warning("%s/%s waits for the next mount", self.place.bucket, self.key)
                 spool.leave()
-                return f"{self.place.bucket}/{self.place.key} waits in the spool for the next mount"
+                return ""
             why = self._failure or "closed without an upload"
             kept = spool.keep(why)
             line = f"{self.place.bucket}/{self.place.key} was not stored ({why}): {KEPT_IN}{kept}"

@@ -119,7 +119,7 @@ class Pending:
         moves, since = self._spool.moves, self._clock()
         with self._lock:
             self._is_hurried = True
-            while self._due or self._sending:
+            while (self._due or self._sending) and not self._is_stopped:
                 left = len(self._due) + len(self._sending)
                 self._lock.wait(LOOK_S)
                 now = self._spool.moves

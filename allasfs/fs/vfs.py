@@ -171,6 +171,7 @@ class Vfs:
         self._rescue.stop()
         self._pending.drain()
         self._pending.stop()
+        waiting = 0
         leaving = list(self._files.drain())
         with self._lock:
             self._leaving = list(leaving)
@@ -184,6 +185,8 @@ class Vfs:
                 except Exception:
                     # A fault in one file must not cost the others their upload.
                     log.exception("uploading %s/%s", file.place.bucket, file.place.key)
+                if file.is_pending:
+                    waiting += 1
                 self._closed(file)
             with self._lock:
                 self._leaving.remove(file)
@@ -192,7 +195,8 @@ class Vfs:
         if self._database is not None:
             self._database.close()
         self._services.spool.close()
-        return self._not_stored()
+        left = [f"{waiting} files wait in the spool for the next mount"] if waiting else []
+        return [*self._not_stored(), *left]
 
     def retry(self, name: str, *, over: bool, place: tuple[str, str] | None) -> None:
         """Upload a kept file after all; raises as ``Rescue.retry``."""
@@ -208,6 +212,10 @@ class Vfs:
         """Return a line for each file of this mount that is kept still."""
         with self._lock:
             return [line for line in self._lost if Path(line.rpartition(KEPT_IN)[2]).exists()]
+
+    def hurry(self) -> None:
+        """Let no file that was closed wait for its upload any longer."""
+        self._pending.hurry()
 
     def sync(self) -> bool:
         """Return when the store has every file that was closed; False when nothing moves."""
@@ -591,6 +599,8 @@ class Vfs:
         if not place.key:
             if self._listings.bucket(place.bucket) is None:
                 raise NotFound(path)
+            if any(file.is_new for file in self._files.below(place)):
+                raise DirectoryNotEmpty(path)
             self._store.delete_container(place.bucket)
             self._listings.bucket_removed(place.bucket)
             return

@@ -79,7 +79,7 @@ def test_help_of_a_command_shows_the_default_of_each_option(folder: Path, comman
 
 
 def test_without_a_command_all_are_named(folder: Path) -> None:
-    assert "mount, umount, status, recover, demo" in refusal(folder, 2)
+    assert "mount, umount, sync, status, recover, demo" in refusal(folder, 2)
 
 
 def test_an_unknown_command_names_the_nearest(folder: Path) -> None:

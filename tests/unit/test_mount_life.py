@@ -31,6 +31,12 @@ class FakeContent:
         self.during_serve: Callable[[], None] = lambda: None
         self.during_close: Callable[[], None] = lambda: None
         self.closed = 0
+        self.pending: dict[str, object] = {
+            "pending_files": 2,
+            "pending_bytes": 7,
+            "pending_error": "",
+            "not_stored": [],
+        }
 
     facts: Mapping[str, object] = {"account": {"user": "u"}}
 
@@ -40,7 +46,10 @@ class FakeContent:
         assert self.ended.wait(PATIENCE_S)
 
     def status(self) -> Mapping[str, object]:
-        return {"open_files": 3}
+        return {"open_files": 3, **self.pending}
+
+    def hurry(self) -> None:
+        self.pending["pending_files"] = 0
 
     def recover(self, request: Mapping[str, object]) -> Mapping[str, object]:
         return request
