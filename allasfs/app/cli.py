@@ -270,8 +270,8 @@ def _sync(args: list[str]) -> int:
     parser.add_argument(
         "--wait",
         metavar="SECONDS",
-        type=_positive_seconds,
-        help="Wait no longer than this for the uploads, which go on. [default: no limit]",
+        type=_wait,
+        help="Wait no longer than this for the uploads, which go on. [default: forever]",
     )
     found = parser.parse_args(args)
     from allasfs.app import commands

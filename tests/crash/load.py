@@ -32,8 +32,8 @@ class Worker:
     is_write_back: bool = False
     may_be: dict[str, set[Content]] = field(default_factory=dict)
     pairs: list[tuple[str, str]] = field(default_factory=list)
-    # A file that is rewritten. If it waits in the spool for its upload, it is changed in place, as on
-    # a local disk: then a part of its new content is all that may be there.
+    # A file that is rewritten. If it waits in the spool for its upload, it is changed in place, as
+    # on a local disk: then a part of its new content is all that may be there.
     growing: tuple[str, bytes] = ("", b"")
     done: int = 0
     # What ended it: the kill, or a fault.
