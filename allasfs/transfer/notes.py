@@ -81,6 +81,12 @@ class Note:
         """Whether there is a place for its segments, which has some or had some."""
         return bool(self.container)
 
+    @property
+    def is_all_sent(self) -> bool:
+        """Whether all of it is in segments, so that a manifest over them may be stored."""
+        sent = Spans.of((part.start, part.stop) for part in self.parts if part.segment is not None)
+        return self.has_segments and not sent.missing(0, self.size)
+
     def local(self) -> Spans:
         """Return the spans that are on the disk."""
         return Spans.of(self.present)

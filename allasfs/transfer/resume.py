@@ -157,12 +157,14 @@ class Resume:
         elif not is_owed:
             if note.state in notes.TO_FINISH:
                 log.error("the data of %s are not in the spool any more", entry.subject)
-            if note.has_segments:
+            if note.state == notes.UNSURE and look.standing is Standing.OTHER:
+                log.warning("segments of %s may be left over: %s", note.subject, look.error.why)
+            elif note.has_segments:
                 large.remove_all(self._store, large.Layout(note.container, note.prefix))
+                log.info("segments of %s are removed: its upload had not begun", note.subject)
             self._spool.remove(entry)
-            log.info("segments of %s are removed: its upload had not begun", note.subject)
         elif look.standing is Standing.OTHER:
-            self._keep(entry, look.error.why)
+            self._keep(entry, look.error.why, is_gone=look.head is None)
         else:
             self._finish(entry)
 
@@ -182,8 +184,11 @@ class Resume:
             self._stored(note.bucket, info)
             log.info("the upload of %s that was interrupted is finished", note.subject)
 
-    def _keep(self, entry: Entry, why: str) -> None:
-        self._log_kept(entry, why, self._owed.draft(entry).keep(why))
+    def _keep(self, entry: Entry, why: str, *, is_gone: bool = False) -> None:
+        draft = self._owed.draft(entry)
+        # Its manifest may have been stored, and renamed by another client since.
+        draft.is_unsure = is_gone and entry.note.is_all_sent
+        self._log_kept(entry, why, draft.keep(why))
 
     @staticmethod
     def _log_kept(entry: Entry, why: str, where: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from allasfs.config import MIB
 from allasfs.errors import AccessDenied, QuotaExceeded, Unavailable
 from allasfs.store import large
-from allasfs.store.api import ObjectInfo, Segment
+from allasfs.store.api import Capabilities, ObjectInfo, Segment
 from allasfs.transfer.leftovers import ASIDE_PREFIX
 from allasfs.transfer.notes import PUBLISHED, REPLACED, Note
 from tests.fakes.memstore import OPENSTACK, RGW, Call, MemStore, get_bytes, put_bytes
@@ -349,3 +349,37 @@ def test_wherever_the_mount_is_killed_segments_that_are_known_go_with_their_vers
         outcomes.add(found)
         later.close()
     assert outcomes == {OLD, SMALL}
+
+
+@pytest.mark.semantics("R10")
+@pytest.mark.parametrize("capabilities", [OPENSTACK, RGW], ids=["static", "dynamic"])
+def test_a_version_that_another_client_renamed_after_a_kill_keeps_its_segments(
+    tmp_path: Path, capabilities: Capabilities, expected_logs: ExpectLog
+) -> None:
+    expected_logs(r"not finished \(removed by another client meanwhile\): kept in")
+    expected_logs("may be left over")
+    expected_logs("data of a failed upload is in the spool")
+    store = MemStore(capabilities=capabilities)
+    store.create_container("bucket")
+    put_bytes(store, "bucket", "key", OLD)
+    info = store.head("bucket", "key").info
+    bench = Bench(store, tmp_path / "first", 100 * MIB)
+    recorder = Recorder(store, bench, tmp_path)
+    replaced(bench, info, LARGE)
+    recorder.stop()
+    bench.close()
+    renamed = 0
+    for crash in recorder.crashes:
+        now = crash.store.head("bucket", "key").info
+        if now.same_bytes(info):
+            continue
+        renamed += 1
+        crash.store.copy("bucket", now, ("bucket", "renamed"), manifest=True)
+        crash.store.delete("bucket", "key")
+        # The mount after keeps the data; the next ones look at what is left of it again.
+        for _ in range(3):
+            later = Bench(crash.store, crash.disk, 100 * MIB)
+            resume(later)
+            later.close()
+        assert get_bytes(crash.store, "bucket", "renamed") == LARGE, crash.when
+    assert renamed
