@@ -77,9 +77,18 @@ class Config:
     # So many versions: two buckets of the most objects that Allas takes, some 300 MB. 0: none.
     attr_db_rows: int = 1_000_000
 
+    # Requests that the kernel sends ahead of programs (reading ahead), each of which is a thread:
+    # the kernel's own number. A call that a program waits for has a thread of its own always, so
+    # that no number of writers which wait for room can keep `ls` from its answer.
+    threads: int = 12
+    # Descriptors that the process may have open: one for each file that is being written and each
+    # connection. As many as anybody writes at once; the hard limit of the process counts, too.
+    open_files: int = 65_536
+
     read_only: bool = False
     allow_other: bool = False
-    default_permissions: bool = False
+    # Whether the kernel checks modes and owners. None: where other users may come in.
+    default_permissions: bool | None = None
     # Restrictions for the kernel, as mount(8) spells them (noexec, noatime, sync).
     kernel_options: tuple[str, ...] = ()
     # Owner of everything that does not say otherwise, and the bits taken from 0777 and 0666.
@@ -92,6 +101,11 @@ class Config:
     show_ameta: bool = True
     # Buckets of other projects, which are in no listing, to be shown at the root.
     extra_buckets: tuple[str, ...] = field(default=())
+
+    @property
+    def checks_permissions(self) -> bool:
+        """Whether the kernel checks modes and owners of files."""
+        return self.allow_other if self.default_permissions is None else self.default_permissions
 
     @property
     def kernel_timeout_s(self) -> float:

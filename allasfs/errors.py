@@ -209,6 +209,12 @@ class NoSpace(Failed):
     code = errno.ENOSPC
 
 
+class NoDescriptors(Failed):
+    """This process, or the computer, may not open more files."""
+
+    code = errno.ENFILE
+
+
 class QuotaExceeded(Failed):
     """The store refused the bytes: quota of the project or bucket, or its count of objects."""
 

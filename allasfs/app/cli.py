@@ -174,6 +174,7 @@ def _work(
             open=lambda: open_content(account, config, mount_point),
             control_path=folders.runtime_folder() / folders.control_name(mount_point),
             timeout_s=config.timeout_s,
+            open_files=config.open_files,
             notifier=Notifier(os.environ.get("NOTIFY_SOCKET", "")),
             facts={"read_only": config.read_only, "log": log_target, "spool": config.spool_dir},
         )

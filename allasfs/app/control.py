@@ -136,8 +136,7 @@ class ControlServer:
 
     def _accept(self, listener: socket.socket) -> None:
         while not self._stopping.is_set():
-            ready, _, _ = select.select([listener], [], [], RENAME_CHECK_S)
-            if not ready:
+            if not _is_ready(listener, RENAME_CHECK_S):
                 listener = self._renamed(listener)
                 continue
             connection, _ = listener.accept()
@@ -331,8 +330,14 @@ def _peer_uid(sock: socket.socket) -> int:
 
 def _is_gone(connection: socket.socket) -> bool:
     """Whether the other side has hung up (it has nothing more to say, so any event is that)."""
-    ready, _, _ = select.select([connection], [], [], 0)
-    return bool(ready)
+    return _is_ready(connection, 0)
+
+
+def _is_ready(sock: socket.socket, timeout_s: float) -> bool:
+    """Whether something comes in time; select(2) knows the first 1024 descriptors only."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 def _send(sock: socket.socket, message: Answer) -> None:

@@ -40,6 +40,15 @@ def harden() -> None:
         log.warning("core dumps cannot be forbidden: %s", os.strerror(ctypes.get_errno()))
 
 
+def allow_open_files(count: int) -> int:
+    """Let this process have so many descriptors, as far as it may; return how many it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if allowed != soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return allowed
+
+
 class Outcome(NamedTuple):
     """How the start went: 0 and no line, or the exit code and the line for the user."""
 
@@ -83,8 +92,9 @@ def in_background(task: Background) -> Outcome:
 
 def _outcome(pid: int, reader: int, task: Background) -> Outcome:
     """Wait for the child's word, or for its end without one."""
-    readable, _, _ = select.select([reader], [], [], task.timeout_s)
-    if not readable:
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    if not poll.poll(task.timeout_s * 1000):
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         line = f"not ready after {task.timeout_s:g} s; {_see(task)}"

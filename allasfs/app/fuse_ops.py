@@ -372,7 +372,10 @@ def mount_options(config: Config, fsname: str) -> dict[str, Any]:
         "atomic_o_trunc": True,
         "ro": config.read_only,
         "allow_other": config.allow_other,
-        "default_permissions": config.default_permissions,
+        # Without it every user who is let in has all rights of the one who mounted.
+        "default_permissions": config.checks_permissions,
+        # Each is a thread of libfuse.
+        "max_background": config.threads,
         **dict.fromkeys(config.kernel_options, True),
     }
     return {name: value for name, value in options.items() if value is not False}

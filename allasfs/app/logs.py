@@ -90,18 +90,24 @@ class WatchedLog(logging.handlers.WatchedFileHandler):
     """A file that others may rotate: it is opened again when its name leads elsewhere."""
 
     def _open(self) -> TextIOWrapper:
-        stream = super()._open()
+        stream = _open_private(self.baseFilename, os.O_APPEND)
         _dump_stacks_into(stream)
         return stream
 
 
 class BoundedLog(logging.handlers.RotatingFileHandler):
-    """A file that nobody rotates for us."""
+    """A file that nobody rotates for us, and whose name nobody chose."""
 
     def _open(self) -> TextIOWrapper:
-        stream = super()._open()
+        stream = _open_private(self.baseFilename, os.O_APPEND | os.O_NOFOLLOW)
         _dump_stacks_into(stream)
         return stream
+
+
+def _open_private(path: str, flags: int) -> TextIOWrapper:
+    """Open a log; a new one is for its owner alone, whatever the umask: names tell much."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
+    return os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace")
 
 
 def start_logging(settings: LogSettings) -> None:

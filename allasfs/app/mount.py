@@ -24,8 +24,9 @@ from typing import Protocol
 from allasfs import __version__
 from allasfs.app import checks, unmounting
 from allasfs.app.control import Answer, Command, ControlServer
-from allasfs.app.daemon import Announce, harden
+from allasfs.app.daemon import Announce, allow_open_files, harden
 from allasfs.app.notify import Notifier
+from allasfs.config import Config
 from allasfs.errors import MountFailed, SetupError, UnmountFailed
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class Job:
     open: Callable[[], AbstractContextManager[Content]]  # raises SetupError
     control_path: Path
     timeout_s: float
+    open_files: int = Config.open_files
     notifier: Notifier = field(default_factory=Notifier)
     facts: Mapping[str, object] = field(default_factory=dict)
 
@@ -79,6 +81,8 @@ class Job:
 def run(job: Job, announce: Announce) -> int:
     """Mount, announce when the mount answers, serve until the end; return the exit code."""
     harden()
+    allowed = allow_open_files(job.open_files)
+    log.debug("this process may have %d descriptors", allowed)
     commands: dict[str, Command] = {"status": _starting, "sync": _starting}
     # First, because the place may still be taken by a process that uploads.
     with ControlServer(job.control_path, commands) as control, job.open() as content:

@@ -47,6 +47,16 @@ def _count(text: str) -> int:
     return value
 
 
+def _count_from(least: int) -> Parse:
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise ValueError(f"{text} is not at least {least}")
+        return value
+
+    return parse
+
+
 def _number(text: str) -> int:
     value = int(text)
     if value < 0:
@@ -133,6 +143,8 @@ class Option:
 
 _SPOOL_SIZE = _size_between(MIB, 1024 * TIB)
 _MEMORY = _size_between(16 * MIB, TIB)
+# Less is not enough for a start.
+_OPEN_FILES = _count_from(64)
 _SEGMENT = _size_between(MIN_SEGMENT_BYTES, MAX_PUT_BYTES)
 
 MOUNT_OPTIONS = (
@@ -141,14 +153,15 @@ MOUNT_OPTIONS = (
         "allow-other",
         "allow_other",
         yes_or_no,
-        "Let other users use the mount, with your rights in the store. Ordinary users need"
-        " user_allow_other in /etc/fuse.conf.",
+        "Let other users use the mount, with your rights in the store, as modes and owners of files"
+        " allow. Ordinary users need user_allow_other in /etc/fuse.conf.",
     ),
     Option(
         "default-permissions",
         "default_permissions",
         yes_or_no,
         "Let the kernel check mode and owner of files.",
+        default="with allow-other yes, else no",
     ),
     Option("uid", "uid", _number, "Owner of all files.", "UID", "your own"),
     Option("gid", "gid", _number, "Group of all files.", "GID", "your own"),
@@ -204,6 +217,21 @@ STORE_OPTIONS = (
         "SECONDS",
     ),
     Option("connections", "connections", _count, "Connections to the store at once.", "N"),
+    Option(
+        "threads",
+        "threads",
+        _count,
+        "What the kernel may ask ahead of programs at once; each is a thread. The calls of programs"
+        " have one each besides.",
+        "N",
+    ),
+    Option(
+        "open-files",
+        "open_files",
+        _OPEN_FILES,
+        "Descriptors that the process may have open, up to its hard limit.",
+        "N",
+    ),
     Option("memory", "memory", _MEMORY, "Limit of memory for reading.", "SIZE"),
     Option(
         "names",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allasfs.errors import BadHandle, FsError, NoSpace, Unavailable
+from allasfs.errors import BadHandle, FsError, NoDescriptors, NoSpace, Unavailable
 from allasfs.transfer.spans import Spans
 
 if TYPE_CHECKING:
@@ -317,4 +317,7 @@ def disk_error(subject: str, exc: OSError) -> FsError:
     """Return the condition of a failed call on the local disk."""
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(subject, "the disk of the spool is full")
+    if exc.errno in (errno.EMFILE, errno.ENFILE):
+        why = f"{exc.strerror}: close some, or raise 'open-files' and the hard limit (ulimit -Hn)"
+        return NoDescriptors(subject, why)
     return Unavailable(subject, f"the spool's disk failed: {exc.strerror}")

@@ -115,17 +115,22 @@ def test_other_users_are_refused_at_the_mount_point(mount: MakeMount, bucket: st
 
 
 @pytest.mark.semantics("C3")
-def test_with_allow_other_modes_are_only_information(mount: MakeMount, bucket: str) -> None:
-    served = mount(allow_other="yes")
+def test_with_allow_other_modes_are_only_information_where_that_is_asked_for(
+    mount: MakeMount, bucket: str
+) -> None:
+    served = mount(allow_other="yes", default_permissions="no")
     path = served.path / bucket / "file"
     path.write_text("content")
     path.chmod(0o600)
     assert as_anybody(served, "cat", f"mnt/{bucket}/file").stdout == "content"
 
 
-@pytest.mark.semantics("C3")
-def test_with_default_permissions_modes_and_owners_count(mount: MakeMount, bucket: str) -> None:
-    served = mount(allow_other="yes", default_permissions="yes")
+@pytest.mark.semantics("C3", "S1")
+@pytest.mark.parametrize("options", [{}, {"default_permissions": "yes"}], ids=["alone", "both"])
+def test_with_allow_other_modes_and_owners_count(
+    mount: MakeMount, bucket: str, options: dict[str, str]
+) -> None:
+    served = mount(allow_other="yes", **options)
     top = served.path / bucket
     for name, mode in (("private", 0o600), ("public", 0o644), ("own", 0o600)):
         (top / name).write_text(name)

@@ -172,6 +172,24 @@ return 0
     assert (tmp_path / "private").stat().st_mode & 0o777 == 0o600
 
 
+def test_the_soft_limit_of_descriptors_is_raised_to_the_option_or_the_hard_limit(
+    tmp_path: Path,
+) -> None:
+    work = """
+from allasfs.app.daemon import allow_open_files
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 1000))
+found = []
+for count in (500, 65536):
+    found += [allow_open_files(count), resource.getrlimit(resource.RLIMIT_NOFILE)]
+write("facts", json.dumps(found))
+ready()
+return 0
+"""
+    assert call(tmp_path, work) == (0, "")
+    assert json.loads(wait_for(tmp_path / "facts")) == [500, [500, 1000], 1000, [1000, 1000]]
+
+
 def test_ctrl_c_while_waiting_ends_the_daemon_too(tmp_path: Path) -> None:
     work = 'write("pid", str(os.getpid())); time.sleep(1000)'
     script = CALLER.replace("{work}", f"    {work}").replace("{timeout_s}", str(PATIENCE_S))

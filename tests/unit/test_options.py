@@ -131,7 +131,7 @@ def test_a_cloud_on_the_command_line_outweighs_an_rc_file_in_a_file(tmp_path: Pa
 SAMPLES = {
     "SIZE": ("64M", 64 * MIB),
     "SECONDS": ("7", 7.0),
-    "N": ("7", 7),
+    "N": ("77", 77),
     "UID": ("7", 7),
     "GID": ("7", 7),
     "MASK": ("077", 0o077),
