@@ -1,6 +1,6 @@
 # `make` alone prints the targets. What a target needs is installed by tools/setup.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-rgw test-large check fix unit fuzz faults bench clean
+.PHONY: help setup setup-test demo test test-rgw test-large check fix unit fuzz faults tokens bench clean
 
 PYTHON := .venv/bin/python
 
@@ -54,6 +54,11 @@ CASES := 0
 SEED := 1
 faults: setup-test  ## Let every operation meet every fault of network and server: CASES=, SEED=
 	FAULT_CASES=$(CASES) FAULT_SEED=$(SEED) $(PYTHON) -m pytest tests/faults -o timeout=0 \
+		-o faulthandler_timeout=0
+
+TOKEN_SECONDS := 600
+tokens: setup-test  ## Work for TOKEN_SECONDS= on tokens that live for 20 seconds
+	TOKEN_SECONDS=$(TOKEN_SECONDS) $(PYTHON) -m pytest -s tests/faults/test_tokens.py -o timeout=0 \
 		-o faulthandler_timeout=0
 
 bench: setup  ## Measure reading, writing and listing beside the raw client

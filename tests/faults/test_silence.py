@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from swiftclient.client import Connection
 
-from allasfs.store.swift import COPIED_BYTES_PER_S
+from allasfs.store.swift import COPIED_BYTES_PER_S, LONGEST_WAIT_S
 from tests.faults import actions as do
 from tests.faults.proxy import Action, Exchange, FaultProxy
 from tests.mount.support import (
@@ -36,6 +40,8 @@ TIMEOUT_S = 2.0
 LONG_TIMEOUT_S = 600.0
 SIZE = 24 * MIB
 SLOW_S = 1.0
+# Of a machine with other things to do.
+SLACK_S = 20.0
 
 CALLS: dict[str, tuple[Action, str, Callable[[Path], object]]] = {
     "listing": (do.silence_within_body, "GET", lambda top: os.listdir(top / "unknown")),
@@ -61,7 +67,7 @@ def filled(swift: Connection, bucket: str) -> str:
     return bucket
 
 
-@pytest.mark.semantics("C0", "R9")
+@pytest.mark.semantics("C0", "R9", "H1")
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_whose_server_falls_silent_in_the_middle_ends_and_all_else_goes_on(
     behind: Callable[..., Served], proxy: FaultProxy, filled: str, swift: Connection, name: str
@@ -151,6 +157,7 @@ def test_a_rename_of_a_large_file_copies_its_manifest_and_waits_no_longer_for_th
         (top / "moved").rename(top / "again")
 
 
+@pytest.mark.semantics("H1")
 def test_a_reader_that_waits_for_a_silent_server_can_be_killed(
     behind: Callable[..., Served], proxy: FaultProxy, filled: str
 ) -> None:
@@ -166,6 +173,19 @@ def test_a_reader_that_waits_for_a_silent_server_can_be_killed(
     assert path.read_bytes() == pattern(SIZE)
 
 
+def umount(served: Served, *options: str) -> subprocess.CompletedProcess[str]:
+    return run(
+        sys.executable,
+        "-m",
+        "allasfs",
+        "umount",
+        *options,
+        served.path,
+        env=clean_environ(served.folder),
+    )
+
+
+@pytest.mark.semantics("H2")
 def test_a_mount_whose_server_is_silent_can_be_unmounted(
     behind: Callable[..., Served], proxy: FaultProxy, filled: str
 ) -> None:
@@ -174,7 +194,124 @@ def test_a_mount_whose_server_is_silent_can_be_unmounted(
     assert path.stat().st_size == SIZE
     proxy.fail(do.silence, times=None)
     assert run("cat", path).returncode != 0
-    words = (sys.executable, "-m", "allasfs", "umount", served.path)
-    done = run(*words, env=clean_environ(served.folder))
+    done = umount(served)
     assert done.returncode == 0, done.stderr
     assert not is_mounted(served.path)
+
+
+@pytest.mark.semantics("H2")
+def test_umount_ends_by_its_own_limit_and_names_what_is_left(
+    behind: Callable[..., Served], proxy: FaultProxy, filled: str, swift: Connection
+) -> None:
+    served = behind(timeout=LONG_TIMEOUT_S)
+    path = served.path / filled / "d/new"
+    fds = [os.open(f"{path}-{number}", os.O_WRONLY | os.O_CREAT) for number in range(5)]
+    for fd in fds:
+        os.write(fd, b"written")
+    proxy.fail(do.silence, times=None)
+    # A lazy unmount, as of a machine that goes down: programs have files open there.
+    served.process.terminate()
+    wait_until(lambda: not is_mounted(served.path), "unmounted")
+    wait_until(lambda: proxy.struck, "it uploads")
+    done = umount(served, "--wait=1")
+    assert done.returncode == 15
+    assert f"process {served.process.pid} still uploads after 1 s" in done.stderr
+    assert re.search(rf"\({filled}/d/new-\d, .*, .* and 2 more\)", done.stderr), done.stderr
+    assert served.process.poll() is None
+    proxy.heal()
+    assert served.process.wait(PATIENCE_S) == 0
+    for fd in fds:
+        with refused(errno.ENOTCONN):
+            os.close(fd)
+    for number in range(5):
+        assert stored(swift, filled, f"d/new-{number}") == b"written"
+
+
+@pytest.mark.semantics("H3")
+def test_a_process_that_was_killed_while_the_server_was_silent_leaves_no_mount(
+    behind: Callable[..., Served], proxy: FaultProxy, filled: str
+) -> None:
+    served = behind(timeout=LONG_TIMEOUT_S)
+    path = served.path / filled / "d/large"
+    assert path.stat().st_size == SIZE
+    proxy.fail(do.silence, times=None)
+    with subprocess.Popen(
+        ["cat", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=path.parent
+    ) as process:
+        wait_until(lambda: proxy.struck, "a program waits, with its folder in the mount")
+        served.process.kill()
+        served.process.wait()
+        assert process.wait(PATIENCE_S) != 0
+        done = umount(served)
+    assert done.returncode == 0, done.stderr
+    assert "removed the mount of a process that had ended" in done.stderr
+    assert not is_mounted(served.path)
+    assert os.listdir(served.path) == []
+
+
+@pytest.mark.semantics("H3")
+@pytest.mark.parametrize("kind", ["silent", "refusing"])
+def test_work_goes_on_soon_after_a_long_outage(
+    behind: Callable[..., Served], proxy: FaultProxy, filled: str, swift: Connection, kind: str
+) -> None:
+    """The outage is longer than the longest pause between attempts; calls of before and new ones
+    do their work, without a remount, and none waits for more than that pause.
+    """
+    served = behind(ttl=1, timeout=LONG_TIMEOUT_S)
+    top = served.path / filled
+    assert (top / "d/file").read_bytes() == b"content"
+    proxy.fail(do.silence if kind == "silent" else do.status(503), times=None)
+    with ThreadPoolExecutor(3) as pool:
+        reading = pool.submit((top / "d/large").read_bytes)
+        writing = pool.submit((top / "d/new").write_bytes, b"written")
+        listing = pool.submit(os.listdir, f"{top}-unknown")
+        wait_until(lambda: proxy.struck >= 3, "all wait for the server")
+        if kind == "refusing":
+            # Of attempts with pauses that double up to their longest.
+            wait_until(lambda: pauses(served)[-1:] >= [LONGEST_WAIT_S / 2], "long pauses")
+        proxy.heal()
+        back_s = time.monotonic()
+        assert {"cached", "file", "large", "other"} <= set(os.listdir(top / "d"))
+        assert (top / "d/cached").read_bytes() == b"content"
+        (top / "d/later").write_bytes(b"later")
+        assert reading.result() == pattern(SIZE)
+        assert writing.result() == len(b"written")
+        assert listing.result() == ["file"]
+        worked_s = time.monotonic() - back_s
+    assert max([0.0, *pauses(served)]) <= LONGEST_WAIT_S
+    # The longest pause, and a busy machine's share.
+    assert worked_s < LONGEST_WAIT_S + SLACK_S
+    assert stored(swift, filled, "d/new") == b"written"
+    assert stored(swift, filled, "d/later") == b"later"
+
+
+def pauses(served: Served) -> list[float]:
+    """Return the pauses between attempts that the log tells of."""
+    return [float(text) for text in re.findall(r"again in ([\d.]+) s", served.log())]
+
+
+@pytest.mark.semantics("H1")
+def test_status_and_df_answer_while_every_connection_waits(
+    behind: Callable[..., Served], proxy: FaultProxy, filled: str
+) -> None:
+    served = behind(ttl=3600, timeout=LONG_TIMEOUT_S, connections=2)
+    top = served.path / filled
+    names = sorted(os.listdir(top / "d"))
+    succeed("df", served.path)
+    proxy.fail(do.silence, times=None)
+    with ThreadPoolExecutor(8) as pool:
+        readers = [pool.submit((top / f"d/{name}").read_bytes) for name in ("large", "file")]
+        writers = [pool.submit((top / f"d/new-{n}").write_bytes, b"x") for n in range(6)]
+        wait_until(lambda: proxy.struck >= 2, "both connections wait")
+        assert set(names) <= set(os.listdir(top / "d"))
+        assert (top / "d/file").stat().st_size == 7
+        succeed("df", served.path)
+        succeed("ls", served.path)
+        words = (sys.executable, "-m", "allasfs", "status", str(served.path))
+        environ = clean_environ(served.folder)
+        wait_until(lambda: "dirty files: 6" in succeed(*words, env=environ), "all are written")
+        assert not any(future.done() for future in readers)
+        assert not any(future.done() for future in writers)
+        proxy.heal()
+        assert [len(future.result()) for future in readers] == [SIZE, len(b"content")]
+        assert [future.result() for future in writers] == [1] * 6

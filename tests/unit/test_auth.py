@@ -627,6 +627,7 @@ def connect(home: Path, token: str, url: str = STORAGE_URL) -> None:
     (home / ".allas_connection").write_text(f"OS_AUTH_TOKEN={token}\nOS_STORAGE_URL={url}\n")
 
 
+@pytest.mark.semantics("T2")
 @pytest.mark.parametrize("environ", [{}, {"OS_AUTH_TOKEN": "old", "OS_STORAGE_URL": STORAGE_URL}])
 def test_refused_token_is_replaced_from_the_connection_file(
     loader: Loader, tmp_path: Path, environ: dict[str, str], expected_logs: ExpectedLogs

@@ -22,8 +22,6 @@ from allasfs.store.swift import SwiftStore
 from tests.conftest import ExpectedLogs
 from tests.fakes.httpserver import Received, Reply, ScriptedServer, answer
 
-pytestmark = pytest.mark.semantics("S4")
-
 TIMEOUT_S = 0.4
 # One tenth of the product's, so that a test need not send so much.
 MOST_BYTES = 4 * 1024 * 1024
@@ -183,6 +181,7 @@ def look_at_everything(vfs: Vfs) -> set[str]:
     return set(names)
 
 
+@pytest.mark.semantics("S4")
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_listing_that_is_none_is_an_error_and_not_an_empty_directory(
     vfs: Vfs, hostile: Hostile, what: str
@@ -196,6 +195,7 @@ def test_a_listing_that_is_none_is_an_error_and_not_an_empty_directory(
     assert vfs.listdir("/") == ["b"]
 
 
+@pytest.mark.semantics("S4")
 @pytest.mark.parametrize("what", SHOWN)
 def test_names_that_lead_elsewhere_are_not_shown(
     vfs: Vfs, hostile: Hostile, what: str, expected_logs: ExpectedLogs
@@ -208,6 +208,7 @@ def test_names_that_lead_elsewhere_are_not_shown(
     assert vfs.listdir("/") == ["b"]
 
 
+@pytest.mark.semantics("S4")
 @pytest.mark.parametrize("name", ["../b", "a/b", "..", ".", "", 5, None, "\ud800"])
 def test_buckets_that_lead_elsewhere_are_an_error(vfs: Vfs, hostile: Hostile, name: object) -> None:
     hostile.buckets = json.dumps([{"name": name}, {"name": "b"}]).encode()
@@ -215,6 +216,7 @@ def test_buckets_that_lead_elsewhere_are_an_error(vfs: Vfs, hostile: Hostile, na
         vfs.listdir("/")
 
 
+@pytest.mark.semantics("S4")
 @pytest.mark.parametrize("subdir", ["d/", "e/f/", "d/f", "d/f/g/", "d", "/", ""])
 def test_prefixes_that_were_not_asked_for_are_an_error(
     vfs: Vfs, server: ScriptedServer, subdir: str
@@ -226,6 +228,7 @@ def test_prefixes_that_were_not_asked_for_are_an_error(
     store.close()
 
 
+@pytest.mark.semantics("S4")
 def test_objects_that_were_not_asked_for_are_an_error(vfs: Vfs, server: ScriptedServer) -> None:
     store = SwiftStore(Auth(server.url), Config(timeout_s=TIMEOUT_S))
     server.script(*[answer(200, body([entry("e/secret")]))] * 100)
@@ -238,6 +241,7 @@ def lists(server: ScriptedServer) -> int:
     return sum("/b?" in request.target for request in server.received)
 
 
+@pytest.mark.semantics("S4")
 def test_a_listing_that_never_ends_ends_at_the_limit_for_names(
     vfs: Vfs, hostile: Hostile, server: ScriptedServer
 ) -> None:
@@ -252,6 +256,7 @@ def test_a_listing_that_never_ends_ends_at_the_limit_for_names(
     assert lists(server) == MOST_NAMES + 1
 
 
+@pytest.mark.semantics("S4")
 @pytest.mark.parametrize("page", ["the same", "an older one"])
 def test_a_listing_that_turns_back_is_an_error(
     vfs: Vfs, hostile: Hostile, server: ScriptedServer, page: str
@@ -269,6 +274,7 @@ def test_a_listing_that_turns_back_is_an_error(
     assert lists(server) == 2
 
 
+@pytest.mark.semantics("S4")
 @pytest.mark.parametrize("is_packed", [False, True], ids=["long", "packed"])
 def test_a_page_of_gigabytes_is_given_up_early_and_not_asked_for_again(
     vfs: Vfs, hostile: Hostile, server: ScriptedServer, *, is_packed: bool
@@ -292,6 +298,7 @@ def test_a_page_of_gigabytes_is_given_up_early_and_not_asked_for_again(
     assert sum(sent) < 64 * MOST_BYTES
 
 
+@pytest.mark.semantics("S4")
 def test_a_page_that_trickles_in_is_no_progress(
     vfs: Vfs, hostile: Hostile, server: ScriptedServer
 ) -> None:
@@ -306,6 +313,7 @@ def test_a_page_that_trickles_in_is_no_progress(
         vfs.listdir("/b")
 
 
+@pytest.mark.semantics("S4")
 def test_a_refusal_of_gigabytes_is_read_no_further_than_its_first_words(
     vfs: Vfs, hostile: Hostile
 ) -> None:
@@ -319,6 +327,7 @@ def test_a_refusal_of_gigabytes_is_read_no_further_than_its_first_words(
         vfs.listdir("/b")
 
 
+@pytest.mark.semantics("S4")
 @pytest.mark.parametrize(
     "headers",
     [

@@ -322,6 +322,7 @@ def test_a_closed_spool_s_folder_may_be_used_again(spool: Spool) -> None:
     again.close()
 
 
+@pytest.mark.semantics("S1")
 def test_a_folder_that_is_a_link_or_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
