@@ -77,6 +77,8 @@ BULK_DELETE_NAMES = 1000
 # Bytes of an answer that is no object: ten times the page of a listing with 10,000 long names. What
 # is longer is not from an object store, and must not fill the memory.
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
+# What the body of an answer may take at least, whatever is left of the deadline.
+BODY_S = 5.0
 # Of an answer that refuses, only its first words are of use.
 MOST_REFUSAL_BYTES = 64 * 1024
 
@@ -781,6 +783,9 @@ class SwiftStore:
         finally:
             if response is None or not response.keep:
                 whole = response is not None and response.is_read
+                if response is not None and not whole:
+                    # The session would forget its socket, not close it.
+                    response.close()
                 self._pool.release(connection, reusable=whole)
 
     def _refuse(self, request: _Request, response: _Response, token: str) -> None:
@@ -858,6 +863,10 @@ class _Response:
         """The undecoded stream of the body."""
         return self._response.raw
 
+    def close(self) -> None:
+        """End the connection, whose body was not read to its end."""
+        self._response.close()
+
     def read(self, subject: str) -> bytes:
         """Return the body, all of it; raise TimedOut, and Unavailable when it is too long.
 
@@ -871,12 +880,15 @@ class _Response:
     def read_some(self, limit: int) -> bytes:
         """Return the body up to some length; ``is_read`` says whether that is all of it."""
         raw = self._response.raw
+        # The head may have come late, after patience with a server that copies.
+        least_s = min(self._deadline.seconds, BODY_S)
+        until = Deadline(max(self._deadline.left(), least_s))
         body = bytearray()
         while piece := raw.read1(PIECE_BYTES, decode_content=True):
             body += piece
             if len(body) > limit:
                 return bytes(body[:limit])
-            self._deadline.check()
+            until.check()
         # The socket goes back to its session.
         raw.drain_conn()
         self.is_read = True

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from swiftclient.client import HTTPConnection
@@ -232,6 +233,23 @@ def test_nothing_is_asked_after_the_deadline(server: ScriptedServer, store: Swif
     with within(0.0), pytest.raises(TimedOut):
         store.head("b", "k")
     assert server.received == []
+
+
+def test_an_answer_whose_head_came_late_is_read_to_its_end(
+    server: ScriptedServer, store: SwiftStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    deadline = Deadline(30.0, clock=lambda: clock[0])
+    begin = swift_module._Response.__init__
+
+    def late(*args: Any, **options: Any) -> None:
+        begin(*args, **options)
+        clock[0] = 1000.0
+
+    monkeypatch.setattr(swift_module._Response, "__init__", late)
+    server.script(answer(201, b"copied", {"Etag": "e", "Last-Modified": DATE}))
+    request = swift_module._Request("COPY", "b/k", subject="b/k")
+    assert store._send(request, deadline).body == b"copied"
 
 
 def test_the_last_error_is_told_when_time_is_up(server: ScriptedServer, store: SwiftStore) -> None:
