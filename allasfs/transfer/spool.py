@@ -171,7 +171,11 @@ class Spool:
                 if not wait or not deadline.left():
                     raise self._full()
             if is_last_look and not any(owner.press() for owner in everybody):
-                raise self._full()
+                with self._lock:
+                    # Another writer may have pressed first: then there is hope, or room already.
+                    is_hopeless = not self._sending and not self._owners
+                    if is_hopeless and self._used + count > self.limit:
+                        raise self._full()
             with self._lock:
                 # What ended a moment ago may have room to give back.
                 is_last_look = not self._sending and not self._owners

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -350,3 +351,35 @@ def test_what_nobody_was_promised_is_removed_at_the_next_start(spool: Spool) -> 
     assert not file.path.exists()
     assert again.kept() == []
     again.close()
+
+
+@pytest.mark.semantics("C17")
+def test_a_writer_whose_neighbour_was_quicker_to_press_waits_for_what_that_sends(
+    spool: Spool,
+) -> None:
+    """Of two writers without room the first one to ask lets a file send; the other finds that there
+    is no more to send, which is not the end.
+    """
+    threads: list[threading.Thread] = []
+
+    class Pressed:
+        def give_back(self) -> None:
+            pass
+
+        def press(self) -> bool:
+            if not threads:
+                # What the neighbour has begun meanwhile, and what comes of it.
+                spool.began()
+                threads.append(threading.Thread(target=self.send))
+                threads[0].start()
+            return False
+
+        def send(self) -> None:
+            spool.release(spool.limit)
+            spool.ended(self)
+
+    spool.reserve(spool.limit)
+    spool.join(Pressed())
+    spool.reserve(1)
+    threads[0].join()
+    assert spool.used == 1
