@@ -61,6 +61,12 @@ tokens: setup-test  ## Work for TOKEN_SECONDS= on tokens that live for 20 second
 	TOKEN_SECONDS=$(TOKEN_SECONDS) $(PYTHON) -m pytest -s tests/faults/test_tokens.py -o timeout=0 \
 		-o faulthandler_timeout=0
 
+# A thousand kills take about an hour.
+TRIALS := 500
+crash: setup-test  ## Kill mounts under a mixed load, TRIALS= times with and without write-back
+	CRASH_TRIALS=$(TRIALS) CRASH_SEED=$(SEED) $(PYTHON) -m pytest -s tests/crash -o timeout=0 \
+		-o faulthandler_timeout=0
+
 bench: setup  ## Measure reading, writing and listing beside the raw client
 	$(PYTHON) -m bench.throughput
 
