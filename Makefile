@@ -1,6 +1,6 @@
 # `make` alone prints the targets. What a target needs is installed by tools/setup.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-rgw test-large check fix unit fuzz faults tokens bench clean
+.PHONY: help setup setup-test demo test test-rgw test-large check fix unit fuzz faults tokens crash bench clean
 
 PYTHON := .venv/bin/python
 

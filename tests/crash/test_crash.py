@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,13 +19,14 @@ import pytest
 from swiftclient.client import Connection
 from swiftclient.exceptions import ClientException
 
+from allasfs.app import control
 from allasfs.demo import Cloud
 from tests.mount.support import (
     MIB,
+    PATIENCE_S,
     Served,
     clean_environ,
     mount_command,
-    run,
     stored,
     wait_until,
 )
@@ -52,18 +52,17 @@ def serve(folder: Path, cloud: Cloud, *, write_back: bool) -> Served:
         "ttl": 600,
         **({"write-back": "yes", "write-back-delay": 0.2} if write_back else {}),
     }
-    environ = clean_environ(folder, cloud.environ)
-    served = Served(folder, mount_command("", options), environ)
+    served = Served(folder, mount_command("", options), clean_environ(folder, cloud.environ))
     served.start()
     return served
 
 
 def status(served: Served) -> dict[str, object]:
-    words = (sys.executable, "-m", "allasfs", "status", "--json", served.path)
-    done = run(*words, env=served.environ)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, object] = json.loads(done.stdout)
-    return found
+    """Ask as ``allasfs status`` does, without a program for each question."""
+    (path,) = served.folder.glob("allasfs/*.sock")
+    with control.connect([path], os.geteuid(), PATIENCE_S) as connection:
+        assert connection is not None
+        return connection.ask({"command": "status"}, PATIENCE_S)
 
 
 def objects(swift: Connection, bucket: str, prefix: str = "") -> list[str]:
@@ -106,64 +105,87 @@ def faults(swift: Connection, bucket: str, worker: Worker) -> Iterator[str]:
             yield f"{worker.prefix}/{old} is lost in its rename to {new}"
 
 
-def trial(
-    folder: Path, cloud: Cloud, swift: Connection, number: int, *, write_back: bool
-) -> tuple[int, list[str]]:
-    """Kill once; return how many operations had ended, and what is wrong afterwards."""
-    bucket = f"crash-{'back' if write_back else 'through'}-{number}"
-    numbers = random.Random(f"{SEED} {number} {write_back}")
-    served = serve(folder, cloud, write_back=write_back)
-    (served.path / bucket).mkdir()
-    workers = []
-    for each in range(WORKERS):
-        directory = served.path / bucket / str(each)
-        directory.mkdir()
-        seed = numbers.randrange(2**32)
-        workers.append(Worker(directory, str(each), seed, MIB, is_write_back=write_back))
-    stop = threading.Event()
-    threads = [threading.Thread(target=worker.run, args=(stop,)) for worker in workers]
-    for thread in threads:
-        thread.start()
-    time.sleep(numbers.uniform(0, LONGEST_S))
-    served.kill()
-    stop.set()
-    for thread in threads:
-        thread.join()
-    after = serve(folder, cloud, write_back=write_back)
+def remove(swift: Connection, bucket: str) -> None:
+    """Make room for the next trials."""
+    for name in (bucket, f"{bucket}_segments"):
+        for key in objects(swift, name):
+            swift.delete_object(name, key)
 
-    def is_ended() -> bool:
-        found = status(after)
+
+class Trials:
+    """One spool folder, and mounts one after the other."""
+
+    def __init__(self, folder: Path, cloud: Cloud, swift: Connection, *, write_back: bool) -> None:
+        self._folder = folder
+        self._cloud = cloud
+        self._swift = swift
+        self._write_back = write_back
+        self._served = self._serve()
+        self.operations = 0
+
+    def _serve(self) -> Served:
+        return serve(self._folder, self._cloud, write_back=self._write_back)
+
+    def run(self, number: int) -> list[str]:
+        """Kill once, in a bucket of its own; return what is wrong afterwards."""
+        bucket = f"crash-{'back' if self._write_back else 'through'}-{number}"
+        numbers = random.Random(f"{SEED} {number} {self._write_back}")
+        (self._served.path / bucket).mkdir()
+        workers = []
+        for each in range(WORKERS):
+            directory = self._served.path / bucket / str(each)
+            directory.mkdir()
+            seed = numbers.randrange(2**32)
+            workers.append(Worker(directory, str(each), seed, MIB, self._write_back))
+        self._load_and_kill(workers, numbers.uniform(0, LONGEST_S))
+        self._served = self._serve()
+        wait_until(self._is_ended, "the next mount has ended what was begun")
+        wrong = [line for worker in workers for line in faults(self._swift, bucket, worker)]
+        used = used_segments(self._swift, bucket)
+        orphans = set(objects(self._swift, f"{bucket}_segments")) - used
+        wrong += [f"left over: {name}" for name in sorted(orphans)]
+        wrong += [f"in the spool: {path.name}" for path in self._folder.rglob("*.data")]
+        wrong += [f"in the spool: {path.name}" for path in self._folder.rglob("*.upload")]
+        wrong += self._served.loud_lines()
+        if wrong:
+            wrong += ["its log:", *self._served.log().splitlines()[-50:]]
+        remove(self._swift, bucket)
+        self.operations += sum(worker.done for worker in workers)
+        return [f"trial {number}: {line}" for line in wrong]
+
+    def _load_and_kill(self, workers: list[Worker], seconds: float) -> None:
+        stop = threading.Event()
+        threads = [threading.Thread(target=worker.run, args=(stop,)) for worker in workers]
+        for thread in threads:
+            thread.start()
+        time.sleep(seconds)
+        self._served.kill()
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+    def _is_ended(self) -> bool:
+        found = status(self._served)
         return not found["uploads_to_finish"] and not found["pending_files"]
 
-    wait_until(is_ended, "the next mount has ended what was begun")
-    wrong = [line for worker in workers for line in faults(swift, bucket, worker)]
-    wrong += [f"kept: {line}" for line in status(after)["kept"]]  # type: ignore[attr-defined]
-    wrong += after.loud_lines()
-    after.stop()
-    orphans = set(objects(swift, f"{bucket}_segments")) - used_segments(swift, bucket)
-    wrong += [f"left over: {name}" for name in sorted(orphans)]
-    spool = [path.name for path in folder.rglob("*.data")] + [
-        path.name for path in folder.rglob("*.upload")
-    ]
-    wrong += [f"in the spool: {name}" for name in spool]
-    if wrong:
-        wrong += ["its log:", *after.log().splitlines()]
-    return sum(worker.done for worker in workers), wrong
+    def end(self) -> None:
+        """Unmount."""
+        assert self._served.stop() == 0
 
 
 @pytest.mark.timeout(0)
 @pytest.mark.semantics("R1", "R10", "W2")
 @pytest.mark.parametrize("mode", ["write-through", "write-back"])
 def test_a_kill_loses_nothing_that_was_acknowledged_and_leaves_nothing(
-    mode: str, cloud: Cloud, swift: Connection, tmp_path: Path
+    mode: str, cloud: Cloud, swift: Connection, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    operations, wrong = 0, []
+    # Short, because the path of a socket in it has a limit.
+    trials = Trials(tmp_path_factory.mktemp("c"), cloud, swift, write_back=mode == "write-back")
     for number in range(TRIALS):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        done, lines = trial(folder, cloud, swift, number, write_back=mode == "write-back")
-        operations += done
-        wrong += [f"trial {number}: {line}" for line in lines]
-    assert not wrong, "\n".join(wrong)
-    assert operations > TRIALS
-    print(f"\ncrash: {TRIALS} kills ({mode}), {operations} operations, nothing lost or left")
+        wrong = trials.run(number)
+        assert not wrong, "\n".join(wrong)
+        if number % 50 == 49:
+            print(f"\n{number + 1} kills ({mode}), {trials.operations} operations")
+    trials.end()
+    assert trials.operations > TRIALS
+    print(f"\ncrash: {TRIALS} kills ({mode}), {trials.operations} operations, nothing lost or left")
