@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -25,7 +25,7 @@ LEAST_WAIT_S = 0.01
 # Of the files that are not uploaded yet, in one line.
 SHOWN_NAMES = 3
 # How often it is asked how far its uploads are.
-SYNC_STEP_S = 0.2
+PROGRESS_STEP_S = 0.2
 
 
 class Target:
@@ -71,17 +71,14 @@ def sync(directory: str, *, wait_s: float | None) -> None:
     target = Target(directory)
     end = None if wait_s is None else time.monotonic() + wait_s
     answer = _ask_sync(target, hurry=True)
-    total = _count(answer, "pending_bytes")
-    with tqdm(
-        total=total, unit="B", unit_scale=True, disable=None, leave=False, desc="uploading"
-    ) as bar:
+    with _bar() as bar:
         while left := _count(answer, "pending_files"):
             if end is not None and time.monotonic() >= end:
                 why = answer.get("pending_error") or "they are on their way"
                 raise NotStored(f"{target.path}: {left} files are not stored yet: {why}")
-            time.sleep(SYNC_STEP_S)
+            _move(bar, _count(answer, "pending_bytes"))
+            time.sleep(PROGRESS_STEP_S)
             answer = _ask_sync(target, hurry=False)
-            bar.update(max(0, total - _count(answer, "pending_bytes") - bar.n))
     failed = answer.get("not_stored")
     if isinstance(failed, list) and failed:
         for line in failed:
@@ -129,6 +126,11 @@ def umount(directory: str, *, wait_s: float | None) -> None:
         if target.entry is not None:
             unmounting.unmount(target.path)
         try:
+            with _progress(target) as show:
+                while not connection.has_more(min(PROGRESS_STEP_S, left_s() or PROGRESS_STEP_S)):
+                    if left_s() == LEAST_WAIT_S:
+                        break
+                    show()
             outcome = connection.next(left_s())
             connection.wait_for_end(left_s())
         except TimeoutError as exc:
@@ -144,14 +146,44 @@ def umount(directory: str, *, wait_s: float | None) -> None:
     _check_uploads(target, outcome)
 
 
-def _what_is_left(target: Target) -> str:
-    """Return the names of files that are not uploaded yet, for the line about them."""
+@contextmanager
+def _progress(target: Target) -> Iterator[Callable[[], None]]:
+    """Give what shows, on a terminal, how much of the closed files is uploaded."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    with _bar() as bar:
+
+        def show() -> None:
+            left = _status(target).get("pending_bytes")
+            if isinstance(left, int):
+                _move(bar, left)
+
+        yield show
+
+
+def _bar() -> tqdm[NoReturn]:
+    return tqdm(unit="B", unit_scale=True, disable=None, leave=False, desc="uploading")
+
+
+def _move(bar: tqdm[NoReturn], left: int) -> None:
+    bar.total = max(bar.total or 0, left)
+    bar.n = bar.total - left
+    bar.refresh()
+
+
+def _status(target: Target) -> Mapping[str, object]:
+    """Return the status of a mount, nothing when its process has ended or is stuck."""
     try:
         with target.connection() as connection:
-            answer = connection.ask({"command": "status"}, ANSWER_TIMEOUT_S) if connection else {}
-    except NotAnswering:  # it has ended meanwhile, or is stuck
-        return ""
-    names = answer.get("to_upload")
+            return connection.ask({"command": "status"}, ANSWER_TIMEOUT_S) if connection else {}
+    except NotAnswering:
+        return {}
+
+
+def _what_is_left(target: Target) -> str:
+    """Return the names of files that are not uploaded yet, for the line about them."""
+    names = _status(target).get("to_upload")
     if not isinstance(names, list) or not names:
         return ""
     more = len(names) - SHOWN_NAMES

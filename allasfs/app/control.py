@@ -246,6 +246,12 @@ class Connection:
         except (OSError, *GARBAGE) as exc:
             raise NotAnswering(f"no usable answer from the mount's process: {exc}") from exc
 
+    def has_more(self, timeout_s: float) -> bool:
+        """Wait for another answer, or the end; return whether there is one."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
+
     def announce_end(self, timeout_s: float) -> socket.socket:
         """Return a socket that becomes readable when the mount has ended; raise NotAnswering."""
         self.ask({"command": "wait"}, timeout_s)

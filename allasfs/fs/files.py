@@ -799,6 +799,11 @@ class Files:
         with self._lock:
             return self._open()
 
+    def waiting(self) -> list[OpenFile]:
+        """Return the files without a handle that are to be stored."""
+        with self._lock:
+            return [file for file in self._by_place.values() if file.is_pending]
+
     def _open(self) -> list[OpenFile]:
         return list(dict.fromkeys(handle.file for handle in self._handles.values()))
 

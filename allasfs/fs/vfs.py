@@ -227,6 +227,7 @@ class Vfs:
         with self._lock:
             files += [file for file in self._leaving if file not in files]
         dirty = [file for file in files if file.is_dirty]
+        dirty += [file for file in self._files.waiting() if file not in dirty]
         return {
             "open_files": len(files),
             "dirty_files": len(dirty),
