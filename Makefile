@@ -1,6 +1,7 @@
 # `make` alone prints the targets. What a target needs is installed by tools/setup.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-rgw test-large check fix unit fuzz faults tokens crash bench clean
+.PHONY: help setup setup-test setup-bench demo test test-rgw test-large check fix unit fuzz faults \
+	tokens crash bench clean
 
 PYTHON := .venv/bin/python
 
@@ -67,8 +68,19 @@ crash: setup-test  ## Kill mounts under a mixed load, TRIALS= times with and wit
 	CRASH_TRIALS=$(TRIALS) CRASH_SEED=$(SEED) $(PYTHON) -m pytest -s tests/crash -o timeout=0 \
 		-o faulthandler_timeout=0
 
-bench: setup  ## Measure reading, writing and listing beside the raw client
-	$(PYTHON) -m bench.throughput
+setup-bench:
+	@tools/setup bench
+
+# Lists with commas; empty: all. SCALE=0.05 tries it with smaller amounts.
+TASKS :=
+LINES :=
+CLIENTS :=
+SCALE := 1
+NOTE :=
+bench: RUNS := 5
+bench: setup-bench  ## Measure beside rclone, s3fs and curl, hours: TASKS=, LINES=, CLIENTS=, RUNS=
+	$(PYTHON) -m bench --tasks '$(TASKS)' --lines '$(LINES)' --clients '$(CLIENTS)' \
+		--runs $(RUNS) --scale $(SCALE) --note '$(NOTE)'
 
 clean:  ## Remove what the targets made
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
