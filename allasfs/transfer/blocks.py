@@ -137,9 +137,13 @@ class Memory:
             self._readers -= 1
 
     def share(self) -> int:
-        """Return how many bytes one reader may fetch ahead, while all do."""
+        """Return how many bytes one reader may fetch ahead, while all do.
+
+        A window has four ranges, and a fifth is being read: five have room among the finished ones,
+        or those that nobody has read yet would be the first to go, and be fetched again.
+        """
         with self._room:
-            return self.limit // 2 // max(1, self._readers)
+            return self.limit * 2 // 5 // max(1, self._readers)
 
     def try_begin(self, count: int) -> bool:
         """Take room for an extent if there is some: for fetching ahead."""

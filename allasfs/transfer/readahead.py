@@ -36,6 +36,8 @@ class Window:
 
     position: int = 0
     size: int = FIRST_WINDOW
+    # What the memory budget allows of the size.
+    ahead: int = FIRST_WINDOW
     # Whether anything was read yet: a reader that begins inside the file is not yet going forward.
     has_read: bool = False
 
@@ -50,13 +52,18 @@ class Window:
             goes_on = False
         self.has_read = True
         if not goes_on:
-            self.position, self.size = stop, 0
+            self.position, self.size, self.ahead = stop, 0, 0
             return stop
         self.position = max(self.position, stop)
         if self.size == 0:
             # The second read in a row after a jump: start small.
             self.size = KERNEL_READ
-        return self.position + min(self.size, most)
+        self.ahead = min(self.size, most)
+        return self.position + self.ahead
+
+    def is_low(self, reach: int) -> bool:
+        """Whether so little is left up to ``reach`` that the next ranges should be asked for."""
+        return reach - self.position < self.ahead // 2
 
     def refilled(self) -> None:
         """The window was used up and asked for again: let it grow."""
@@ -64,6 +71,8 @@ class Window:
 
 
 def ranges(start: int, stop: int, window: int) -> list[tuple[int, int]]:
-    """Cut a span into ranges, each one request."""
-    step = min(max(window // RANGES_IN_FLIGHT, SMALLEST_RANGE), LARGEST_RANGE)
-    return [(first, min(first + step, stop)) for first in range(start, stop, step)]
+    """Cut a span into ranges of about one size, each one request."""
+    wanted = min(max(window // RANGES_IN_FLIGHT, SMALLEST_RANGE), LARGEST_RANGE)
+    count = max((stop - start) // wanted, -(-(stop - start) // LARGEST_RANGE), 1)
+    step = -(-(stop - start) // (count * KERNEL_READ)) * KERNEL_READ
+    return [(first, min(first + step, stop)) for first in range(start, stop, max(step, 1))]

@@ -186,11 +186,10 @@ class Reader:
         room that are lacking. ``room`` was taken already.
         """
         reach = self._reach(offset)
-        is_low = window.size and reach - window.position < window.size // 2
         wanted: list[tuple[int, int]] = []
-        if reach < stop or (is_low and reach < ahead):
+        if reach < stop or (reach < ahead and window.is_low(reach)):
             for gap in self._gaps(offset, ahead):
-                wanted += ranges(*gap, window.size)
+                wanted += ranges(*gap, window.ahead)
             window.refilled()
         for start, end in wanted:
             count = end - start

@@ -177,10 +177,17 @@ def test_a_dropped_extent_is_forgotten_and_dropping_nothing_is_no_error() -> Non
 
 
 def test_readers_share_what_may_be_fetched_ahead() -> None:
-    memory = Memory(8 * KIB)
+    memory = Memory(10 * KIB)
     assert memory.share() == 4 * KIB
     memory.join()
     memory.join()
     assert memory.share() == 2 * KIB
     memory.leave()
     assert memory.share() == 4 * KIB
+
+
+def test_five_ranges_of_every_window_have_room_among_the_finished_ones() -> None:
+    memory = Memory(128 * 1024 * KIB)
+    for readers in (1, 2, 3):
+        memory.join()
+        assert readers * memory.share() * 5 // 4 <= memory.limit // 2

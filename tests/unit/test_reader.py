@@ -148,6 +148,20 @@ def test_a_long_sequential_read_takes_few_requests(
     assert store.counts()["get"] <= len(CONTENT) / MIB
 
 
+def test_a_reader_among_many_asks_for_ranges_and_not_for_each_read(
+    store: MemStore, pool: ThreadPoolExecutor
+) -> None:
+    memory = Memory(40 * MIB)
+    info = put_bytes(store, "b", "key", CONTENT)
+    readers = [Reader(store, memory, pool, "b", info, timeout_s=30.0) for _ in range(4)]
+    assert read_all(readers[0]) == CONTENT
+    # Its share is 4 MiB, in ranges of 1 MiB.
+    assert store.counts()["get"] <= len(CONTENT) / MIB + 4
+    assert store.sent_bytes() == len(CONTENT)
+    for reader in readers:
+        reader.close()
+
+
 def test_ranges_of_a_long_read_are_in_flight_together(
     open_reader: OpenReader, store: MemStore
 ) -> None:
@@ -491,6 +505,7 @@ def test_a_fault_of_the_fetcher_is_an_error_and_not_a_hang(
 
 def test_a_closed_reader_refuses_and_holds_nothing(open_reader: OpenReader) -> None:
     memory = Memory(64 * MIB)
+    before = memory.share()
     reader = open_reader(CONTENT, memory=memory)
     window = Window()
     for offset in range(0, 4 * MIB, READ):
@@ -502,7 +517,7 @@ def test_a_closed_reader_refuses_and_holds_nothing(open_reader: OpenReader) -> N
     while memory.in_flight:
         pause.wait(0.001)
     assert memory.cached == 0
-    assert memory.share() == 32 * MIB
+    assert memory.share() == before
 
 
 # -- bounded memory -------------------------------------------------------------------------------
