@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from allasfs import __version__
+from allasfs import __version__, heap
 from allasfs.app import checks, unmounting
 from allasfs.app.control import Answer, Command, ControlServer
 from allasfs.app.daemon import Announce, allow_open_files, harden
@@ -81,6 +81,7 @@ class Job:
 def run(job: Job, announce: Announce) -> int:
     """Mount, announce when the mount answers, serve until the end; return the exit code."""
     harden()
+    heap.keep()
     allowed = allow_open_files(job.open_files)
     log.debug("this process may have %d descriptors", allowed)
     commands: dict[str, Command] = {"status": _starting, "sync": _starting}

@@ -12,9 +12,14 @@ from collections.abc import Hashable
 
 from cachetools import LRUCache
 
+from allasfs import heap
+from allasfs.config import MIB
 from allasfs.deadline import Deadline
 from allasfs.errors import FsError, TimedOut
 from allasfs.store.api import PIECE_BYTES
+
+# So much must have been fetched before it is worth a look for free room.
+WORTH_TRIMMING = 16 * MIB
 
 
 class Extent:
@@ -110,6 +115,7 @@ class Memory:
         self._room = threading.Condition(threading.Lock())
         self._in_flight = 0  # guarded by _room
         self._readers = 0  # guarded by _room
+        self._fetched = 0  # guarded by _room; since the heap was trimmed
         # Leaf lock.
         self._lock = threading.Lock()
         # Finished extents by (reader, start).
@@ -132,9 +138,14 @@ class Memory:
             self._readers += 1
 
     def leave(self) -> None:
-        """A reader is gone."""
+        """A reader is gone; after the last one, free memory goes back to the system."""
         with self._room:
             self._readers -= 1
+            is_idle = not self._readers and self._fetched >= WORTH_TRIMMING
+            if is_idle:
+                self._fetched = 0
+        if is_idle:
+            heap.trim()
 
     def share(self) -> int:
         """Return how many bytes one reader may fetch ahead, while all do.
@@ -165,6 +176,7 @@ class Memory:
         """Give the room of an extent back: it is done, or it failed."""
         with self._room:
             self._in_flight -= count
+            self._fetched += count
             self._room.notify_all()
 
     def keep(self, key: Hashable, extent: Extent) -> None:

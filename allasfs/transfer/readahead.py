@@ -59,7 +59,8 @@ class Window:
             # The second read in a row after a jump: start small.
             self.size = KERNEL_READ
         self.ahead = min(self.size, most)
-        return self.position + self.ahead
+        # Where reads of the kernel end: later ones are then whole pieces of what is fetched.
+        return max(stop, (self.position + self.ahead) // KERNEL_READ * KERNEL_READ)
 
     def is_low(self, reach: int) -> bool:
         """Whether so little is left up to ``reach`` that the next ranges should be asked for."""

@@ -89,8 +89,10 @@ class Reader:
         # Until when a failure is repeated instead of waited for again; guarded by _lock.
         self._silent_until = 0.0
         self._is_checked = info.kind is Kind.PLAIN and bool(_MD5.fullmatch(info.etag))
-        self._md5 = hashlib.md5(usedforsecurity=False)  # guarded by _lock
-        self._hashed = 0  # guarded by _lock
+        # Held while bytes are hashed; _lock may be taken inside it.
+        self._hashing = threading.Lock()
+        self._md5 = hashlib.md5(usedforsecurity=False)  # guarded by _hashing
+        self._hashed = 0  # changed under both locks
         memory.join()
 
     @property
@@ -144,8 +146,8 @@ class Reader:
                 raise
             pieces += extent.slices(offset, last)
             offset = last
+        self._check(stop)
         with self._lock:
-            self._check(stop)
             self._forget(window.position - TOLERANCE)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -264,23 +266,35 @@ class Reader:
     # -- the checksum -----------------------------------------------------------------------------
 
     def _check(self, stop: int) -> None:
-        """Hash what follows on the hashed part, up to ``stop`` (locked); raise Corrupt at the end.
+        """Hash what follows on the hashed part, up to ``stop``; raise Corrupt at the end.
 
-        A file that is not read in order is not checked: then nothing follows on.
+        A file that is not read in order is not checked: then nothing follows on. A read that finds
+        another one hashing leaves its part to the next; only the last one waits.
         """
+        is_last = stop == self.info.size
+        if self._is_checked and self._hashing.acquire(blocking=is_last):
+            try:
+                self._hash(stop)
+            finally:
+                self._hashing.release()
+
+    def _hash(self, stop: int) -> None:
         while self._is_checked and self._hashed < stop:
-            extent = self._at(self._hashed)
+            with self._lock:
+                extent = self._at(self._hashed)
             if extent is None or extent.filled <= self._hashed:
                 return
             last = min(stop, extent.filled)
             for piece in extent.slices(self._hashed, last):
                 self._md5.update(piece)
-            self._hashed = last
+            with self._lock:
+                self._hashed = last
         if self._is_checked and self._hashed == self.info.size:
-            if self._md5.hexdigest() != self.info.etag:
-                self._ended = Corrupt(self.subject, "the bytes do not match the MD5 of the object")
-                raise self._ended
             self._is_checked = False
+            if self._md5.hexdigest() != self.info.etag:
+                error = Corrupt(self.subject, "the bytes do not match the MD5 of the object")
+                self.end(error)
+                raise error
 
     # -- fetching, in a thread of the pool --------------------------------------------------------
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from allasfs import heap
 from allasfs.deadline import Deadline
 from allasfs.errors import TimedOut, Unavailable
 from allasfs.store.api import PIECE_BYTES
-from allasfs.transfer.blocks import Extent, Memory
+from allasfs.transfer.blocks import WORTH_TRIMMING, Extent, Memory
 from tests.fakes.clock import FakeClock
 
 KIB = 1024
+MIB = 1024 * KIB
 NOW = Deadline(0.0)
 
 
@@ -191,3 +195,33 @@ def test_five_ranges_of_every_window_have_room_among_the_finished_ones() -> None
     for readers in (1, 2, 3):
         memory.join()
         assert readers * memory.share() * 5 // 4 <= memory.limit // 2
+
+
+def test_free_memory_goes_back_after_the_last_reader_of_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trimmed: list[int] = []
+    monkeypatch.setattr(heap, "trim", lambda: trimmed.append(1))
+    memory = Memory(64 * MIB)
+
+    def read(count: int) -> None:
+        memory.begin(count, NOW, "key")
+        memory.end(count)
+
+    memory.join()
+    memory.join()
+    read(WORTH_TRIMMING)
+    memory.leave()
+    assert not trimmed
+    memory.leave()
+    assert trimmed == [1]
+    # Not for each small file.
+    memory.join()
+    read(4 * KIB)
+    memory.leave()
+    assert trimmed == [1]
+
+
+def test_the_heap_is_set_and_trimmed_where_the_c_library_can_do_it() -> None:
+    code = "from allasfs import heap; heap.keep(); heap.trim()"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,7 @@ import allasfs
 TOP = Path(allasfs.__file__).parent
 MODULES = sorted(path.relative_to(TOP.parent) for path in TOP.rglob("*.py"))
 
-BOTTOM = ("allasfs.errors", "allasfs.config", "allasfs.deadline")
+BOTTOM = ("allasfs.errors", "allasfs.config", "allasfs.deadline", "allasfs.heap")
 # What the layers above see of the store: the protocol, and what is built on it alone.
 STORE_PROTOCOL = ("allasfs.store.api", "allasfs.store.compact", "allasfs.store.large")
 TRANSFER = (*BOTTOM, *STORE_PROTOCOL, "allasfs.transfer")
@@ -26,6 +26,7 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("allasfs.errors", ()),
     ("allasfs.config", ()),
     ("allasfs.deadline", ("allasfs.errors",)),
+    ("allasfs.heap", ("allasfs.config",)),
     ("allasfs.store.api", ()),
     ("allasfs.store.pool", BOTTOM),
     ("allasfs.store.wire", (*BOTTOM, "allasfs.store.api")),
