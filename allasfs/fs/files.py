@@ -32,6 +32,7 @@ from allasfs.fs.pending import Pending
 from allasfs.fs.types import content_type
 from allasfs.store import large
 from allasfs.store.api import ObjectHead, ObjectInfo, Store
+from allasfs.transfer.ahead import Ahead
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.draft import Draft
 from allasfs.transfer.listings import Listings
@@ -70,6 +71,7 @@ class Services:
     pending: Pending
     listings: Listings
     attributes: Attributes
+    ahead: Ahead
     clock_ns: Callable[[], int]
 
 
@@ -200,16 +202,7 @@ class OpenFile:
     def _open_reader(self) -> Reader | None:
         """Return the reader of the stored version (locked); None for a new file."""
         if self._reader is None and self.info is not None:
-            services = self._services
-            self._reader = Reader(
-                services.store,
-                services.memory,
-                services.pool,
-                self.place.bucket,
-                self.info,
-                timeout_s=services.config.timeout_s,
-                learn=services.attributes.learn,
-            )
+            self._reader = self._services.ahead.reader(self.place.bucket, self.info)
         return self._reader
 
     def _read_spool(self, spool: Draft, window: Window, offset: int, length: int) -> bytes:

@@ -56,8 +56,10 @@ from allasfs.fs.tree import BUCKET, Tree
 from allasfs.fs.types import content_type
 from allasfs.store import large
 from allasfs.store.api import AccountInfo, ObjectInfo, Store
+from allasfs.transfer.ahead import Ahead
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.listings import Found, Listings
+from allasfs.transfer.reader import Reader
 from allasfs.transfer.rescue import Rescue
 from allasfs.transfer.resume import Resume
 from allasfs.transfer.spool import Spool
@@ -114,6 +116,20 @@ class Vfs:
         self._database: Database | None = None
         if config.attr_db is not None and config.attr_db_rows:
             self._database = Database(config.attr_db, config.attr_db_rows)
+        listings = Listings(store, ttl_s=config.listing_ttl_s, most_names=config.names, clock=clock)
+        attributes = Attributes(config, self._database, now_ns=clock_ns())
+
+        def reader(bucket: str, info: ObjectInfo) -> Reader:
+            return Reader(
+                store,
+                memory,
+                self._pool,
+                bucket,
+                info,
+                timeout_s=config.timeout_s,
+                learn=attributes.learn,
+            )
+
         self._services = Services(
             store=store,
             config=config,
@@ -122,10 +138,10 @@ class Vfs:
             pool=self._pool,
             uploader=Uploader(store, self._uploads, config, memory=memory, readers=self._pool),
             pending=self._pending,
-            listings=Listings(
-                store, ttl_s=config.listing_ttl_s, most_names=config.names, clock=clock
-            ),
-            attributes=Attributes(config, self._database, now_ns=clock_ns()),
+            listings=listings,
+            attributes=attributes,
+            # A quarter of the connections is left for what is wanted now.
+            ahead=Ahead(listings, reader, max(1, config.connections * 3 // 4), clock=clock),
             clock_ns=clock_ns,
         )
         self._listings = self._services.listings
@@ -191,6 +207,7 @@ class Vfs:
             with self._lock:
                 self._leaving.remove(file)
         self._uploads.shutdown()
+        self._services.ahead.close()
         self._pool.shutdown(cancel_futures=True)
         if self._database is not None:
             self._database.close()

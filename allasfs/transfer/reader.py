@@ -32,7 +32,7 @@ from allasfs.errors import (
 )
 from allasfs.store.api import Kind, ObjectInfo, Store
 from allasfs.transfer.blocks import Extent, Memory
-from allasfs.transfer.readahead import TOLERANCE, Window, ranges
+from allasfs.transfer.readahead import FIRST_WINDOW, TOLERANCE, Window, ranges
 
 log = logging.getLogger(__name__)
 
@@ -93,12 +93,23 @@ class Reader:
         self._hashing = threading.Lock()
         self._md5 = hashlib.md5(usedforsecurity=False)  # guarded by _hashing
         self._hashed = 0  # changed under both locks
-        memory.join()
+        # A small one takes part in no share: it takes one range, or none.
+        self._shares = info.size > FIRST_WINDOW
+        if self._shares:
+            memory.join()
 
     @property
     def subject(self) -> str:
         """The object, for messages."""
         return f"{self._bucket}/{self.info.key}"
+
+    def begin(self) -> bool:
+        """Fetch all of a small object before anybody reads; return whether there is memory."""
+        with self._lock:
+            if not self._memory.try_begin(self.info.size):
+                return False
+            self._launch(0, self.info.size)
+            return True
 
     def moved(self, bucket: str, info: ObjectInfo) -> None:
         """The same bytes have another name now (rename)."""
@@ -120,7 +131,8 @@ class Reader:
             extent.abandon()
         for start in starts:
             self._memory.drop((self._number, start))
-        self._memory.leave()
+        if self._shares:
+            self._memory.leave()
 
     def read(self, window: Window, offset: int, length: int) -> bytes:
         """Return ``length`` bytes, fewer only at the end of the file.
@@ -204,10 +216,7 @@ class Reader:
                         self._memory.end(room)
                     return [], count
                 break
-            extent = Extent(start, end)
-            insort(self._starts, start)
-            self._in_flight[start] = extent
-            self._pool.submit(self._fetch, extent)
+            self._launch(start, end)
         if room:
             self._memory.end(room)
         found: list[Extent] = []
@@ -219,6 +228,13 @@ class Reader:
             found.append(held)
             offset = held.stop
         return found, 0
+
+    def _launch(self, start: int, stop: int) -> None:
+        """Fetch a range, for which there is room (locked)."""
+        extent = Extent(start, stop)
+        insort(self._starts, start)
+        self._in_flight[start] = extent
+        self._pool.submit(self._fetch, extent)
 
     def _at(self, offset: int) -> Extent | None:
         """Return the usable extent that holds an offset (locked); drop a useless one."""
