@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allasfs import __version__
-from bench.lines import BUCKET, Site
+from bench.lines import Site
 
 MOUNT_TIMEOUT_S = 60.0
 # What is not uploaded by then is not waited for.
@@ -128,7 +128,7 @@ class Allasfs(Client):
 
     def command(self, site: Site, path: Path, folder: Path) -> list[str]:
         """Return what mounts the bucket."""
-        program = [sys.executable, "-m", "allasfs", "mount", BUCKET, str(path), "--foreground"]
+        program = [sys.executable, "-m", "allasfs", "mount", site.bucket, str(path), "--foreground"]
         return [*program, *self._options]
 
 
@@ -151,7 +151,7 @@ class Rclone(Client):
 
     def command(self, site: Site, path: Path, folder: Path) -> list[str]:
         """Return what mounts the bucket."""
-        remote = f":swift,env_auth=true:{BUCKET}"
+        remote = f":swift,env_auth=true:{site.bucket}"
         words = [self._program, "--config", str(folder / "rclone.conf"), "mount", remote, str(path)]
         return [*words, "--cache-dir", str(folder / "rclone"), *self._options]
 
@@ -179,7 +179,7 @@ class S3fs(Client):
             # Objects of other clients have no mode, which s3fs shows as 0000.
             ",complement_stat"
         )
-        return ["s3fs", BUCKET, str(path), "-f", "-o", options]
+        return ["s3fs", site.bucket, str(path), "-f", "-o", options]
 
 
 def clients() -> list[Client]:

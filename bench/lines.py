@@ -19,7 +19,13 @@ from allasfs.demo import Cloud, identity
 from allasfs.demo.access import Request
 from allasfs.demo.credentials import KeyPair
 
-BUCKET = "bench"
+# One for what belongs together, as people have them: a mount shows one of them.
+FILES, NAMES, SMALL, CHANGED = BUCKETS = (
+    "bench-files",
+    "bench-names",
+    "bench-small",
+    "bench-changed",
+)
 # Our own questions carry this, so that they are not counted as the client's.
 OURS = "bench=ours"
 PATIENCE_S = 300.0
@@ -51,6 +57,8 @@ class Site:
         """``port`` is where clients reach the store."""
         self.cloud = cloud
         self.line = line
+        # Where everything below is done.
+        self.bucket = FILES
         self.swift_url = f"http://127.0.0.1:{port}"
         account = urlsplit(cloud.storage_url).path
         self.storage_url = self.swift_url + account
@@ -75,15 +83,16 @@ class Site:
 
     # -- what is in the store ---------------------------------------------------------------------
 
-    def make(self, bucket: str = BUCKET) -> None:
-        """Make a bucket."""
-        self._swift.put_container(bucket)
+    def make(self) -> None:
+        """Make the buckets."""
+        for bucket in BUCKETS:
+            self._swift.put_container(bucket)
 
     def put_file(self, key: str, path: Path) -> None:
         """Store a file."""
         with path.open("rb") as file:
             self._swift.put_object(
-                BUCKET, key, file, content_length=path.stat().st_size, query_string=OURS
+                self.bucket, key, file, content_length=path.stat().st_size, query_string=OURS
             )
 
     def put_many(self, files: Iterable[tuple[str, bytes]]) -> None:
@@ -95,18 +104,18 @@ class Site:
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
         self._swift.put_object(
-            BUCKET, "", packed.getvalue(), query_string=f"extract-archive=tar&{OURS}"
+            self.bucket, "", packed.getvalue(), query_string=f"extract-archive=tar&{OURS}"
         )
 
     def names(self, prefix: str) -> list[str]:
         """Return the names of the objects below a prefix."""
-        entries = self._swift.get_container(BUCKET, prefix=prefix, query_string=OURS)[1]
+        entries = self._swift.get_container(self.bucket, prefix=prefix, query_string=OURS)[1]
         return [entry["name"] for entry in entries]
 
     def size(self, key: str) -> int:
         """Return the size of an object, also of a large one; -1 while there is none."""
         try:
-            headers = self._swift.head_object(BUCKET, key, query_string=OURS)
+            headers = self._swift.head_object(self.bucket, key, query_string=OURS)
         except ClientException as exc:
             if exc.http_status != 404:
                 raise
@@ -115,21 +124,21 @@ class Site:
 
     def get(self, key: str) -> bytes:
         """Return an object."""
-        content: bytes = self._swift.get_object(BUCKET, key, query_string=OURS)[1]
+        content: bytes = self._swift.get_object(self.bucket, key, query_string=OURS)[1]
         return content
 
     def warm(self, keys: Iterable[str]) -> None:
         """Let the store read these objects once, so that its disk is not what is measured."""
         for key in keys:
-            body = self._swift.get_object(BUCKET, key, resp_chunk_size=1 << 20, query_string=OURS)[
-                1
-            ]
+            body = self._swift.get_object(
+                self.bucket, key, resp_chunk_size=1 << 20, query_string=OURS
+            )[1]
             for _ in body:
                 pass
 
     def remove(self, prefix: str) -> None:
         """Remove all objects below a prefix, and their segments if there are any."""
-        for bucket in (BUCKET, f"{BUCKET}_segments"):
+        for bucket in (self.bucket, f"{self.bucket}_segments"):
             try:
                 entries = self._swift.get_container(bucket, prefix=prefix, query_string=OURS)[1]
             except ClientException as exc:

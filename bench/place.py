@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.data import Sizes
-from bench.lines import BUCKET, Site
+from bench.lines import Site
 
 MIB = 1024 * 1024
 Figures = dict[str, float]
@@ -57,14 +57,14 @@ class Place:
     def curl(self, key: str, *words: str) -> list[str]:
         """Return a command of curl on an object."""
         token = f"X-Auth-Token: {self.site.token}"
-        url = f"{self.site.storage_url}/{BUCKET}/{key}"
+        url = f"{self.site.storage_url}/{self.site.bucket}/{key}"
         return ["curl", "-sf", "-H", token, *words, url]
 
     def work(self, *words: object, told: object = None) -> tuple[Figures, str]:
         """Run a function of bench.worker; return its figures, and the MD5 of what it read."""
         environ = {
             **os.environ,
-            "BENCH_URL": f"{self.site.storage_url}/{BUCKET}",
+            "BENCH_URL": f"{self.site.storage_url}/{self.site.bucket}",
             "BENCH_TOKEN": self.site.token,
         }
         command = [sys.executable, "-m", "bench.worker", *map(str, words)]

@@ -66,18 +66,21 @@ class Runner:
                 path = local / f"{number}.bin"
                 facts[key] = data.write_noise(path, number, sizes.read_mib)
                 site.put_file(key, path)
+        if "bam" in names:
+            self._prepare_bam()
         if "write" in names:
             path = local / "written.bin"
             facts["written.bin"] = data.write_noise(path, 9, sizes.written_mib)
-        if {"ls", "stat"} & set(names):
+        site.bucket = lines.NAMES
+        if {"ls", "find", "stat"} & set(names):
             site.put_many((f"flat/{number:05d}", b"x") for number in range(sizes.names))
-        if {"find", "stat"} & set(names):
             inside = -(-sizes.names // sizes.folders)
             site.put_many(
                 (f"tree/{folder:03d}/{number:03d}", b"x")
                 for folder in range(sizes.folders)
                 for number in range(inside)
             )
+        site.bucket = lines.SMALL
         small = data.small_files(sizes.small, 5)
         site.put_many((f"small/{name}", content) for name, content in small.items())
         joined = b"".join(small[name] for name in sorted(small))
@@ -86,8 +89,6 @@ class Runner:
         for name, content in data.small_files(sizes.copied, 6).items():
             (local / "copied" / name).write_bytes(content)
         place.run("tar", "-cf", local / "copied.tar", "-C", local, "copied")
-        if "bam" in names:
-            self._prepare_bam()
 
     def _prepare_bam(self) -> None:
         place = self._place
@@ -126,6 +127,7 @@ class Runner:
         place = self._place
         # All bytes are compared once for each client and task: it takes as long as the work.
         place.checks = run == 0
+        place.site.bucket = task.bucket
         place.later.clear()
         try:
             if task.before is not None:
@@ -215,7 +217,7 @@ def line_cost(site: Site) -> dict[str, float]:
         path = Path(name) / "zeros"
         path.write_bytes(bytes(size))
         site.put_file("line/zeros", path)
-    url = f"{site.cloud.storage_url}/{lines.BUCKET}/line/zeros"
+    url = f"{site.cloud.storage_url}/{site.bucket}/line/zeros"
     found: dict[str, float] = {}
     port = int(site.cloud.swift_url.rpartition(":")[2])
     free = lines.without_limits(site.line)

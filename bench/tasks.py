@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bench import timed
 from bench.bars import LIMIT, LOOPBACK, PEERS, SLOW, Bar
+from bench.lines import CHANGED, FILES, NAMES, SMALL
 from bench.place import MIB, Place
 from bench.timed import READ_KEYS, Work
 
@@ -29,6 +30,7 @@ class Task:
     # Made anew before each measurement, and what is removed after it.
     before: Callable[[Place], None] | None = None
     leaves: tuple[str, ...] = ()
+    bucket: str = FILES
     # Only for clients that write back.
     is_write_back: bool = False
     # Bytes that the program moves, by the sizes: for CPU per GiB, and for bytes asked for.
@@ -93,9 +95,19 @@ def _tasks() -> tuple[Task, ...]:
             timed.list_twice,
             timed.raw_list,
             (Bar("cold_seconds", 0.7), Bar("warm_seconds", 1.0)),
+            bucket=NAMES,
         ),
-        Task("find", "find in a tree", timed.find, timed.raw_find, (Bar("seconds", 1 / 3),)),
-        Task("stat", "stat of every name", timed.stats, bars=(Bar("seconds", 1 / 5),)),
+        Task(
+            "find",
+            "find in a tree",
+            timed.find,
+            timed.raw_find,
+            (Bar("seconds", 1 / 3),),
+            bucket=NAMES,
+        ),
+        Task(
+            "stat", "stat of every name", timed.stats, bars=(Bar("seconds", 1 / 5),), bucket=NAMES
+        ),
         Task(
             "small",
             "read small files one after the other",
@@ -103,6 +115,7 @@ def _tasks() -> tuple[Task, ...]:
             timed.raw_small(1),
             (Bar("seconds", 1 / 3, lines=LOOPBACK), Bar("seconds", 1 / 8, lines=SLOW)),
             warms=("small/",),
+            bucket=SMALL,
         ),
         Task(
             "small16",
@@ -111,6 +124,7 @@ def _tasks() -> tuple[Task, ...]:
             timed.raw_small(16),
             (Bar("seconds", 1 / 1.5),),
             warms=("small/",),
+            bucket=SMALL,
         ),
         Task(
             "copy",
@@ -120,6 +134,7 @@ def _tasks() -> tuple[Task, ...]:
             (Bar("seconds", 1 / 5, "s3fs"),),
             before=timed.make_out,
             leaves=("out/",),
+            bucket=SMALL,
         ),
         Task(
             "drain",
@@ -129,6 +144,7 @@ def _tasks() -> tuple[Task, ...]:
             before=timed.make_out,
             leaves=("out/",),
             is_write_back=True,
+            bucket=SMALL,
         ),
         Task(
             "rm",
@@ -137,6 +153,7 @@ def _tasks() -> tuple[Task, ...]:
             bars=(Bar("seconds", 1 / 2),),
             before=timed.make("doomed/", "names"),
             leaves=("doomed/",),
+            bucket=CHANGED,
         ),
         Task(
             "rename",
@@ -145,6 +162,7 @@ def _tasks() -> tuple[Task, ...]:
             bars=(Bar("seconds", 1 / 2),),
             before=timed.make("before/", "moved"),
             leaves=("before/", "after/"),
+            bucket=CHANGED,
         ),
         Task(
             "random",
@@ -182,8 +200,15 @@ def _tasks() -> tuple[Task, ...]:
             timed.tar_in,
             before=timed.make_out,
             leaves=("out/",),
+            bucket=SMALL,
         ),
-        Task("tarout", "pack small files into an archive", timed.tar_out, warms=("small/",)),
+        Task(
+            "tarout",
+            "pack small files into an archive",
+            timed.tar_out,
+            warms=("small/",),
+            bucket=SMALL,
+        ),
         Task(
             "bam",
             "samtools: the reads of a region",
