@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -23,6 +24,8 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> int:
     """Measure what was asked for; return the exit status, which is 0 whatever was measured."""
     options = _options()
+    # Mounts and the store are ended also when this is.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chosen = [client for client in clients() if client.name in options.clients]
     sizes = Sizes().scaled(options.scale) if options.scale != 1 else Sizes()
     records: list[Record] = []

@@ -17,7 +17,7 @@ from bench.lines import Site
 
 MOUNT_TIMEOUT_S = 60.0
 # What is not uploaded by then is not waited for.
-END_TIMEOUT_S = 300.0
+END_TIMEOUT_S = 60.0
 
 # "For high performance object stores a reasonable place to start" (chunks, streams); "S3 and Swift
 # benefit hugely" (modtime); "using this flag is recommended" for Swift (fingerprint): rclone's own
@@ -240,3 +240,5 @@ def _unmount(path: Path, process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    if is_mounted(path):
+        subprocess.run(["fusermount", "-uz", str(path)], check=False)
