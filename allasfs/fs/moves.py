@@ -114,7 +114,9 @@ class Moves:
         if old == new:
             return
         if is_dir:
-            self._rename_directory(old, new)
+            # What is stored and forgotten after the objects are listed would stay behind.
+            with self._services.pending.held():
+                self._rename_directory(old, new)
         else:
             self._rename_file(old, new, file)
 

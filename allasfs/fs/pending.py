@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Protocol
 
 from allasfs.config import Config
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 # Pauses after the store could not be reached: doubled each time.
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 8.0
+# When a file that was changed on its way, or is held back, is tried again.
+AGAIN_S = 0.1
 # How often a wait looks whether bytes move.
 LOOK_S = 0.5
 
@@ -71,6 +74,8 @@ class Pending:
         self._pause_s = 0.0
         self._pause_until = 0.0
         self._is_hurried = False
+        # Renames of directories that are under way.
+        self._holds = 0
         self._is_stopped = False
         # Why the store could not take the last one that failed.
         self._error = ""
@@ -129,6 +134,20 @@ class Pending:
                     return False
         return True
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let nothing go up meanwhile; what was on its way has ended."""
+        with self._lock:
+            self._holds += 1
+            while self._sending:
+                self._lock.wait()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holds -= 1
+                self._lock.notify_all()
+
     def stop(self) -> None:
         """Begin nothing more, and return when what was begun has ended."""
         with self._lock:
@@ -175,7 +194,7 @@ class Pending:
         now = self._clock()
         # After a failure one file finds out whether the store is back.
         width = 1 if self._pause_s else self._width
-        if len(self._sending) >= width or now < self._pause_until:
+        if self._holds or len(self._sending) >= width or now < self._pause_until:
             return None
         for file, due in self._due.items():
             if due > now and not self._is_hurried:
@@ -186,7 +205,7 @@ class Pending:
 
     def _rest_s(self) -> float | None:
         """Return how long there is nothing to begin (locked); None: until something changes."""
-        if not self._due:
+        if self._holds or not self._due:
             return None
         until = max(self._pause_until, next(iter(self._due.values())))
         left = until - self._clock()
@@ -211,7 +230,7 @@ class Pending:
             self._sending.discard(file)
             self._noted(failure)
             if file.is_pending and file not in self._due:
-                self._due[file] = 0.0
+                self._due[file] = self._clock() + AGAIN_S
             self._lock.notify_all()
 
     def _noted(self, failure: FsError | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -644,3 +645,36 @@ def test_readers_of_a_replaced_file_keep_its_bytes(mount: Mount, store: MemStore
     assert fs.pread(fd, 10, 0) == b"older"
     fs.close(fd)
     assert read_file(fs, "/bucket/a") == b"newer"
+
+
+def test_a_file_that_is_stored_while_its_directory_moves_moves_with_it(
+    mount: Mount, store: MemStore
+) -> None:
+    fs = mount(write_back_delay_s=0.0)
+    fs.mkdir("/bucket/d")
+    write_file(fs, "/bucket/d/stored", b"stored")
+    assert fs.vfs.sync()
+    reached, copying, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def before(call: Call) -> None:
+        if call.method == "put" and call.key == "d/waits":
+            reached.set()
+            assert go_on.wait(PATIENCE_S)
+        if call.method == "copy":
+            # All is listed that will be moved: now the file is stored and forgotten.
+            copying.set()
+            while status(fs, "pending_files"):
+                time.sleep(0.01)
+
+    store.before = before
+    write_file(fs, "/bucket/d/waits", b"content")
+    assert reached.wait(PATIENCE_S)
+    rename = threading.Thread(target=fs.rename, args=("/bucket/d", "/bucket/e"))
+    rename.start()
+    # A rename that waits for the file comes to no copy before.
+    copying.wait(0.3)
+    go_on.set()
+    rename.join(PATIENCE_S)
+    assert fs.vfs.sync()
+    assert store.keys("bucket") == ["e/", "e/stored", "e/waits"]
+    assert read_file(fs, "/bucket/e/waits") == b"content"
