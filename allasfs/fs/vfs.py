@@ -58,6 +58,7 @@ from allasfs.store import large
 from allasfs.store.api import AccountInfo, ObjectInfo, Store
 from allasfs.transfer.ahead import Ahead
 from allasfs.transfer.blocks import Memory
+from allasfs.transfer.leftovers import Leftovers
 from allasfs.transfer.listings import Found, Listings
 from allasfs.transfer.reader import Reader
 from allasfs.transfer.rescue import Rescue
@@ -152,6 +153,7 @@ class Vfs:
         self._attributes = self._services.attributes
         self._tree = Tree(self._services, Layout(config.bucket, config.prefix))
         self._pages = Pages()
+        self._leftovers = Leftovers(store, spool.folder)
         self._moves = Moves(self._services, self._tree, self._files, self._pages, self._orphaned)
         metadata = Metadata(self._services, self._tree, self._files, self._pages, self._hidden_file)
         self.set_attributes = metadata.set_attributes
@@ -518,7 +520,8 @@ class Vfs:
             if file is not None:
                 file.hold()
             self._tree.keep_parent(place)
-            large.delete(self._store, place.bucket, info)
+            announce = self._leftovers.removing(place.bucket)
+            large.delete(self._store, place.bucket, info, announce)
         except NotFound:
             # It was gone already. After any other error the store may have it still.
             if info is not None:

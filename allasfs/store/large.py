@@ -13,7 +13,8 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from allasfs.errors import Failed, FsError, NotFound, NotSupported
@@ -292,7 +293,16 @@ def remove_all(store: Store, layout: Layout) -> None:
         log.info("the bucket %s is gone, and the segments in it", layout.container)
 
 
-def delete(store: Store, bucket: str, info: ObjectInfo) -> None:
+# Told of a version and its segments before they are removed; its context ends when they are.
+Announce = Callable[[ObjectInfo, list[Segment]], AbstractContextManager[None]]
+
+
+def delete(
+    store: Store,
+    bucket: str,
+    info: ObjectInfo,
+    announce: Announce = lambda info, segments: nullcontext(),
+) -> None:
     """Delete an object and, after it, its segments."""
     segments: list[Segment] = []
     if info.kind in LARGE:
@@ -307,10 +317,11 @@ def delete(store: Store, bucket: str, info: ObjectInfo) -> None:
         except NotSupported:
             store.delete_slo(bucket, info.key)
             return
-    try:
-        store.delete(bucket, info.key)
-    except Failed as exc:
-        if segments:
-            log.warning("segments of %s/%s may be left over: %s", bucket, info.key, exc)
-        raise
-    remove_segments(store, segments)
+    with announce(info, segments) if segments else nullcontext():
+        try:
+            store.delete(bucket, info.key)
+        except Failed as exc:
+            if segments:
+                log.warning("segments of %s/%s may be left over: %s", bucket, info.key, exc)
+            raise
+        remove_segments(store, segments)

@@ -12,19 +12,20 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from allasfs.errors import FsError, NotFound
 from allasfs.store import large
 from allasfs.store.api import Kind, ObjectInfo, Segment, Store
-from allasfs.transfer.notes import ASIDE, PUBLISHED, REPLACED, REPLACING, SUFFIX, Note
+from allasfs.transfer.notes import ASIDE, PUBLISHED, REMOVING, REPLACED, REPLACING, SUFFIX, Note
 
 log = logging.getLogger(__name__)
 
 # Of the notes that this module ends.
-STATES = (PUBLISHED, ASIDE, REPLACED, REPLACING)
+STATES = (PUBLISHED, ASIDE, REPLACED, REPLACING, REMOVING)
 # Where manifests lie aside. No file's segments are there, and no prefix of a dynamic manifest is.
 ASIDE_PREFIX = ".allasfs-replaced/"
 
@@ -121,6 +122,22 @@ class Leftovers:
                 note.save(path, durable=False)
         if old.aside is not None:
             self._save(old.aside, REPLACED)
+
+    def removing(self, bucket: str) -> large.Announce:
+        """Return what tells the next mount of an object that is being removed from a bucket."""
+
+        @contextmanager
+        def announce(info: ObjectInfo, segments: list[Segment]) -> Iterator[None]:
+            note = Note(REMOVING, bucket, info.key, base=info, old=tuple(segments))
+            noted = Noted(note, self._path())
+            self._save(noted, REMOVING)
+            try:
+                yield
+            finally:
+                # Only a kill leaves it. After an error the file may be renamed, with its segments.
+                noted.path.unlink(missing_ok=True)
+
+        return announce
 
     def _put_aside(self, bucket: str, info: ObjectInfo) -> Noted | None:
         unique = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(8)}"

@@ -38,6 +38,8 @@ ASIDE = "aside"
 REPLACED = "replaced"
 # A version whose segments are known is being replaced by one with the ETag of the note.
 REPLACING = "replacing"
+# A version and its segments are being removed.
+REMOVING = "removing"
 
 # Somebody relies on these: their data stay until the store has them, or a person discards them.
 OWED = (CLOSING, PENDING, KEPT)

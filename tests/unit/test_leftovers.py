@@ -11,7 +11,7 @@ from allasfs.config import MIB
 from allasfs.errors import AccessDenied, QuotaExceeded, Unavailable
 from allasfs.store import large
 from allasfs.store.api import Capabilities, ObjectInfo, Segment
-from allasfs.transfer.leftovers import ASIDE_PREFIX
+from allasfs.transfer.leftovers import ASIDE_PREFIX, Leftovers
 from allasfs.transfer.notes import PUBLISHED, REPLACED, Note
 from tests.fakes.memstore import OPENSTACK, RGW, Call, MemStore, get_bytes, put_bytes
 from tests.unit.test_draft import SEGMENTS, Bench, content
@@ -383,3 +383,35 @@ def test_a_version_that_another_client_renamed_after_a_kill_keeps_its_segments(
             later.close()
         assert get_bytes(crash.store, "bucket", "renamed") == LARGE, crash.when
     assert renamed
+
+
+@pytest.mark.semantics("R10")
+@pytest.mark.parametrize("capabilities", [OPENSTACK, RGW], ids=["static", "dynamic"])
+def test_wherever_the_mount_is_killed_a_removed_file_leaves_no_segments(
+    tmp_path: Path, capabilities: Capabilities
+) -> None:
+    store = MemStore(capabilities=capabilities)
+    store.create_container("bucket")
+    bench = Bench(store, tmp_path / "first", 100 * MIB)
+    draft = bench.draft(None)
+    bench.write(draft, LARGE)
+    info = bench.upload(draft)
+    draft.discard()
+    recorder = Recorder(store, bench, tmp_path)
+    announce = Leftovers(store, bench.spool.folder).removing("bucket")
+    large.delete(store, "bucket", info, announce)
+    recorder.stop()
+    assert bench.spool.notes() == []
+    bench.close()
+    outcomes = set()
+    for crash in recorder.crashes:
+        later = Bench(crash.store, crash.disk, 100 * MIB)
+        resume(later)
+        is_there = "key" in crash.store.keys("bucket")
+        assert bool(crash.store.keys(SEGMENTS)) == is_there, crash.when
+        if is_there:
+            assert get_bytes(crash.store, "bucket", "key") == LARGE
+        assert later.spool.notes() == []
+        outcomes.add(is_there)
+        later.close()
+    assert outcomes == {True, False}
