@@ -20,8 +20,9 @@ from allasfs.errors import (
 )
 from allasfs.fs import xattrs
 from allasfs.fs.attrs import Given, given_by, is_symlink
-from allasfs.fs.files import Files, OpenFile, Services
+from allasfs.fs.files import Files
 from allasfs.fs.names import Place
+from allasfs.fs.openfile import OpenFile, Services
 from allasfs.fs.pages import Pages
 from allasfs.fs.tree import BUCKET, Tree
 from allasfs.store.api import Kind, ObjectInfo

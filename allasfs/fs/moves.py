@@ -31,8 +31,9 @@ from allasfs.errors import (
     Refused,
     Stale,
 )
-from allasfs.fs.files import Files, OpenFile, Services
+from allasfs.fs.files import Files
 from allasfs.fs.names import Place, check_key
+from allasfs.fs.openfile import OpenFile, Services
 from allasfs.fs.pages import Pages
 from allasfs.fs.tree import Tree
 from allasfs.fs.types import content_type

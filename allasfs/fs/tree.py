@@ -19,8 +19,8 @@ from cachetools import LRUCache
 from allasfs.deadline import current, within
 from allasfs.errors import AccessDenied, IsADirectory, NotFound, TimedOut
 from allasfs.fs.attrs import Attr, Given, given_by
-from allasfs.fs.files import Services
 from allasfs.fs.names import Layout, Place
+from allasfs.fs.openfile import Services
 from allasfs.store.api import DIRECTORY_TYPE, Kind, ObjectHead, ObjectInfo
 from allasfs.transfer.listings import Found
 

@@ -46,10 +46,11 @@ from allasfs.fs.attrs import (
     is_symlink,
 )
 from allasfs.fs.database import Database
-from allasfs.fs.files import KEPT_IN, Files, Handle, OpenFile, Services
+from allasfs.fs.files import Files, Handle
 from allasfs.fs.metadata import Metadata
 from allasfs.fs.moves import Moves
 from allasfs.fs.names import Layout, Place, check_bucket, check_key
+from allasfs.fs.openfile import KEPT_IN, OpenFile, Services
 from allasfs.fs.pages import Pages
 from allasfs.fs.pending import File, Pending
 from allasfs.fs.tree import BUCKET, Tree

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from allasfs.fs.files import OpenFile
+from allasfs.fs.openfile import OpenFile
 from tests.model.account import attributes_of, times
 from tests.model.calls import FileCalls, Seen, directories, files, free, picks, sizes
 from tests.model.machine import Outcome, Pick, operation

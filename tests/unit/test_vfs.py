@@ -32,7 +32,7 @@ from allasfs.errors import (
     TimedOut,
     Unavailable,
 )
-from allasfs.fs import files
+from allasfs.fs import openfile
 from allasfs.fs.attrs import SYMLINK_TYPE, Given
 from allasfs.store.api import DIRECTORY_TYPE, ContainerInfo, Segment
 from allasfs.transfer import listings as listings_module
@@ -1129,7 +1129,7 @@ def test_an_unlinked_file_goes_nowhere(fs: VfsFs, store: MemStore) -> None:
 def test_the_stored_part_of_a_large_unlinked_file_is_stale(
     fs: VfsFs, store: MemStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "HELD_BYTES", 8 * MIB - 1)
+    monkeypatch.setattr(openfile, "HELD_BYTES", 8 * MIB - 1)
     put_bytes(store, "bucket", "a", bytes(8 * MIB))
     with opened(fs, "/bucket/a") as fd:
         fs.pread(fd, 10, 5 * MIB)
