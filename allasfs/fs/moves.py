@@ -153,7 +153,7 @@ class Moves:
             over = self._files.at(new)
             if over is not None:
                 over.hold()
-            file.renamed(new, replaced)
+            file.renamed(new, replaced, over)
             if over is not None:
                 self._orphaned(new)
             self._files.move(old, new)

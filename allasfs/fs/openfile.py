@@ -526,14 +526,18 @@ class OpenFile:
         """Whether the store has nothing of it, and a new name is a matter of this mount alone."""
         return self._services.config.write_back and self.is_dirty and self.info is None
 
-    def renamed(self, place: Place, replaced: ObjectInfo | None) -> None:
-        """A file that is only here has another name now, and replaces what is stored there."""
+    def renamed(self, place: Place, replaced: ObjectInfo | None, over: OpenFile | None) -> None:
+        """A file that is only here has another name now, and replaces what is there.
+
+        That is stored, ``over`` is open or waits, or both.
+        """
         with self.lock:
             self.place = place
             self.info = replaced
             self._inherits = self._exclusive = False
             if self._spool is not None:
-                self._spool.moved(place.bucket, self.key, replaced)
+                draft = None if over is None else over._spool
+                self._spool.moved(place.bucket, self.key, replaced, draft)
             self._note_again()
             self._refresh()
 

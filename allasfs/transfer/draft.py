@@ -360,15 +360,18 @@ class Draft(Segments):
 
     # -- names and ends ---------------------------------------------------------------------------
 
-    def moved(self, bucket: str, key: str, base: ObjectInfo | None) -> None:
-        """The object has another name now."""
+    def moved(
+        self, bucket: str, key: str, base: ObjectInfo | None, over: Draft | None = None
+    ) -> None:
+        """The object has another name now, which ``over`` had before."""
         with self._lock:
             old = self._note
             for part in self._parts.all:
                 segment = part.segment
                 if segment and (segment.container, segment.key) == (old.bucket, old.key):
                     part.segment = Segment(bucket, key, segment.size, segment.etag)
-            self._note = replace(old, bucket=bucket, key=key, base=base)
+            replaced = old.over if over is None else over.file.path.stem
+            self._note = replace(old, bucket=bucket, key=key, base=base, over=replaced)
             if self._layout or self.is_owed:
                 with suppress(FsError):
                     self._save(old.state, durable=self.is_owed)

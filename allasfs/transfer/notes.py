@@ -75,6 +75,8 @@ class Note:
     # Why the upload failed, and when (seconds since 1970).
     why: str = ""
     when: float = 0.0
+    # The entry whose name this one took: it is worth nothing as soon as that is noted.
+    over: str = ""
     # The account's address: the same bucket name may be in two.
     account: str = ""
 

@@ -78,8 +78,14 @@ class Resume:
     def promised(self) -> list[tuple[SpoolFile, Note]]:
         """Return the whole files that a mount before took, which this one may go on with."""
         found = []
-        for entry in self._spool.entries():
+        entries = self._spool.entries()
+        replaced = {(entry.note.over, entry.note.bucket, entry.note.key) for entry in entries}
+        for entry in entries:
             note = entry.note
+            if (entry.id, note.bucket, note.key) in replaced:
+                self._spool.remove(entry)
+                self._promised.add(entry.id)
+                continue
             is_whole = not note.local().missing(0, note.size) and entry.data.exists()
             is_ours = note.account in ("", self._spool.account)
             if note.state != notes.PENDING or not (is_whole and is_ours):

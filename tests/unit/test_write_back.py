@@ -23,6 +23,7 @@ from allasfs.errors import (
 )
 from allasfs.fs import pending
 from allasfs.fs.vfs import Vfs
+from allasfs.transfer.draft import Draft
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.fakes.memstore import RGW, Call, MemStore, get_bytes, put_bytes
 
@@ -213,6 +214,34 @@ def test_a_truncated_file_is_short_after_a_kill(mount: Mount) -> None:
     before.ftruncate(fd, 4)
     kill(before.vfs)
     assert read_file(mount(), "/bucket/a") == b"0123"
+
+
+@pytest.mark.semantics("W2", "W3")
+def test_a_kill_in_a_rename_leaves_one_file_at_the_name(
+    mount: Mount, store: MemStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """The process ends here."""
+
+    def killed(draft: Draft) -> None:
+        raise Killed
+
+    before = mount()
+    write_file(before, "/bucket/a", b"older")
+    write_file(before, "/bucket/b", b"newer")
+    # The note of the new name is written, that of the replaced file is still there.
+    monkeypatch.setattr(Draft, "forget", killed)
+    with pytest.raises(Killed):
+        before.rename("/bucket/b", "/bucket/a")
+    monkeypatch.undo()
+    kill(before.vfs)
+    after = mount()
+    assert after.listdir("/bucket") == ["a"]
+    assert read_file(after, "/bucket/a") == b"newer"
+    assert after.vfs.sync()
+    assert store.keys("bucket") == ["a"]
+    assert get_bytes(store, "bucket", "a") == b"newer"
+    assert list(after.vfs._services.spool.folder.glob("*.data")) == []
 
 
 # -- before it is stored --------------------------------------------------------------------------
