@@ -199,6 +199,11 @@ class Draft(Segments):
         """Set the size; what is added reads as zeros."""
         with self._lock:
             self._parts.cut(size)
+            if self.is_owed and size < self.size:
+                # First the note: of what is cut off it must not say that it is here.
+                present = self.file.local()
+                present.cut(size)
+                self._save(self._note.state, durable=False, present=present, size=size)
         self._base_stop = min(self._base_stop, size)
         self.file.truncate(size)
 

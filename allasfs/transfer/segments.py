@@ -385,13 +385,15 @@ class Segments:
             with suppress(FsError):
                 self._save(CLOSING, durable=False)
 
-    def _save(self, state: str, *, durable: bool, present: Spans | None = None) -> None:
+    def _save(
+        self, state: str, *, durable: bool, present: Spans | None = None, size: int | None = None
+    ) -> None:
         """Write the note (locked); raise NoSpace, Unavailable."""
         note = replace(
             self._note,
             state=state,
-            size=self.file.size,
-            present=tuple(present or self.file.local()),
+            size=self.file.size if size is None else size,
+            present=tuple(self.file.local() if present is None else present),
             parts=tuple(part for part in self._parts.all if part.segment is not None),
             stored=tuple(self._stored),
             account=self.file.spool.account,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from allasfs.deadline import current
-from allasfs.errors import NoSpace, SpoolUnusable
+from allasfs.errors import Corrupt, NoSpace, SpoolUnusable
 from allasfs.transfer import journal
 from allasfs.transfer.journal import Entry
 from allasfs.transfer.notes import SUFFIX
@@ -121,12 +121,21 @@ class Spool:
             raise disk_error(str(path), exc) from exc
 
     def adopt(self, note: Path, size: int, present: Spans) -> SpoolFile:
-        """Return the spool file that a note of another mount is about; raise Unavailable."""
+        """Return the spool file that a note of another mount is about.
+
+        Raises Unavailable, and Corrupt when it is shorter than the note says: what lacks must not
+        go up as zeros.
+        """
         path = note.with_suffix(".data")
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            there = os.fstat(fd).st_size
         except OSError as exc:
             raise disk_error(str(path), exc) from exc
+        noted = max((stop for _, stop in present), default=0)
+        if there < noted:
+            os.close(fd)
+            raise Corrupt(str(path), f"{there} bytes are here, and its note tells of {noted}")
         with self._lock:
             # It is there, whatever the limit says.
             self._used += present.total - self._kept.pop(path.stem, 0)

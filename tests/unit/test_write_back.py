@@ -24,6 +24,7 @@ from allasfs.errors import (
 from allasfs.fs import pending
 from allasfs.fs.vfs import Vfs
 from allasfs.transfer.draft import Draft
+from allasfs.transfer.spoolfile import SpoolFile
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.fakes.memstore import RGW, Call, MemStore, get_bytes, put_bytes
 
@@ -204,6 +205,48 @@ def test_an_upload_that_was_done_before_the_kill_is_no_conflict(
     after = mount()
     assert after.vfs.sync()
     assert (status(after, "not_stored"), status(after, "kept")) == ([], [])
+
+
+@pytest.mark.semantics("W2")
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_in_a_truncate_leaves_no_zeros(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    class Killed(BaseException):
+        """The process ends here."""
+
+    truncate = SpoolFile.truncate
+
+    def killed(file: SpoolFile, size: int) -> None:
+        if moment == "after":
+            truncate(file, size)
+        raise Killed
+
+    fs = mount()
+    write_file(fs, "/bucket/a", b"0123456789")
+    fd = fs.open("/bucket/a", os.O_WRONLY)
+    monkeypatch.setattr(SpoolFile, "truncate", killed)
+    with pytest.raises(Killed):
+        fs.ftruncate(fd, 4)
+    monkeypatch.undo()
+    kill(fs.vfs)
+    assert read_file(mount(), "/bucket/a") == b"0123"
+
+
+@pytest.mark.semantics("W2")
+def test_data_that_are_shorter_than_noted_do_not_go_up_as_zeros(
+    mount: Mount, store: MemStore, expected_logs: ExpectLog
+) -> None:
+    expected_logs("4 bytes are here, and its note tells of 10")
+    before = mount()
+    write_file(before, "/bucket/a", b"0123456789")
+    kill(before.vfs)
+    (data,) = before.vfs._services.spool.folder.glob("*.data")
+    os.truncate(data, 4)
+    after = mount()
+    assert after.vfs.sync()
+    assert store.keys("bucket") == []
+    assert data.read_bytes() == b"0123"
 
 
 @pytest.mark.semantics("W2")
