@@ -53,7 +53,13 @@ def current(default_s: float) -> Deadline:
 @contextmanager
 def within(seconds: float) -> Iterator[Deadline]:
     """Give the operation that runs inside a deadline of its own."""
-    deadline = Deadline(seconds)
+    with sharing(Deadline(seconds)) as deadline:
+        yield deadline
+
+
+@contextmanager
+def sharing(deadline: Deadline) -> Iterator[Deadline]:
+    """Work inside for the operation of another thread: what moves here is its progress."""
     token = _current.set(deadline)
     try:
         yield deadline

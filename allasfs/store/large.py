@@ -227,14 +227,13 @@ class Found:
     # The server does not tell the segments (RGW, of static large objects).
     is_untold: bool = False
 
+    def is_of(self, info: ObjectInfo) -> bool:
+        """Whether this is the version of ``info``."""
+        return self.head is not None and self.head.info.same_bytes(info)
+
     def is_over(self, info: ObjectInfo) -> bool:
         """Whether this is the version of ``info``, and the segments are all of it."""
-        if self.head is None or not self.segments:
-            return False
-        return (
-            self.head.info.same_bytes(info)
-            and sum(segment.size for segment in self.segments) == info.size
-        )
+        return self.is_of(info) and sum(segment.size for segment in self.segments) == info.size
 
 
 def look(store: Store, bucket: str, info: ObjectInfo | None) -> Found:

@@ -15,6 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -76,6 +77,10 @@ class Draft(Segments):
         """
         super().__init__(sending, file, Note(WRITING, bucket, key, base=base))
         self._guard = guard
+        # What the store has of the base, while it is asked.
+        self._looking: Future[large.Found] | None = None
+        # Whether parts that could not be sent while it was written wait for another attempt.
+        self._is_behind = False
         # What of the base is still a part of the file.
         self._base_stop = base.size if base is not None else 0
         self._is_base_known = base is None
@@ -101,7 +106,7 @@ class Draft(Segments):
         draft._note = note
         if note.has_segments:
             draft._layout = large.Layout(note.container, note.prefix)
-            draft._is_base_known = True
+            draft._is_base_known = draft._has_container = True
             # What was stored in the moment of the crash is not in the note.
             draft._has_failed = True
         draft.is_owed = True
@@ -214,19 +219,65 @@ class Draft(Segments):
     # -- sending while it is written --------------------------------------------------------------
 
     def _send_finished(self, start: int, stop: int) -> None:
-        """Send parts that a write has finished, if the file is large."""
+        """Begin to send parts that a write has finished, if the file is large.
+
+        While the store cannot be reached one part at a time finds out whether it is back.
+        """
         if self._layout is None and stop <= self._sending.threshold(self.file.spool):
             return
-        if self._is_refused:
+        is_away = self._refusal is not None
+        self._is_behind |= is_away
+        if self._is_refused or (is_away and self._is_sending):
             return
         try:
-            self._know_base_early()
-            for span in self._finished(start, stop):
+            if not self._is_base_known:
+                # What was written since it was asked for has not been sent.
+                start = 0
+            if not self._is_base_looked_at():
+                return
+            spans = [*self._unsent(), *self._finished(start, stop)]
+            for span in spans[:1] if is_away else spans:
                 self.send(*span)
+            self._is_behind = is_away
         except FsError as exc:
             # The flush tries again and tells the program.
             log.info("%s: not sent while it is written: %s", self._note.subject, exc)
             self._refusal = exc
+
+    @property
+    def _is_sending(self) -> bool:
+        return any(not job.done() for job in self._jobs)
+
+    def _unsent(self) -> list[tuple[int, int]]:
+        """Return parts that could not be sent before."""
+        if not self._is_behind:
+            return []
+        with self._lock:
+            return [
+                (part.start, part.stop)
+                for part in self._parts.all
+                if part.is_own
+                and part.segment is None
+                and not part.is_sending
+                and self.file.written.covers(part.start, part.stop)
+            ]
+
+    def _is_base_looked_at(self) -> bool:
+        """Whether the segments of the stored version are known; else they are being asked for.
+
+        Raises as the store does.
+        """
+        note = self._note
+        if self._is_base_known:
+            return True
+        if note.base is None or note.base.kind not in large.LARGE:
+            self.know_base(large.Found())
+        elif self._looking is None:
+            self._looking = self._sending.look(note.bucket, note.base)
+        elif self._looking.done():
+            looking, self._looking = self._looking, None
+            self.know_base(looking.result())
+        return self._is_base_known
 
     def _finished(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Return spans that can go up after a write."""
@@ -272,7 +323,14 @@ class Draft(Segments):
     def _send_unfinished(self) -> bool:
         if self._is_closed or self.size < large.SMALLEST_SEGMENT:
             return False
-        self._know_base_early()
+        if not self._is_base_known:
+            note = self._note
+            self.know_base(large.look(self._sending.store, note.bucket, note.base))
+            finished = self._finished(0, self.size)
+            for span in finished:
+                self.send(*span)
+            if finished:
+                return True
         with self._lock:
             parts = self._parts.all
             number, end = len(parts), self._parts.end
@@ -296,11 +354,6 @@ class Draft(Segments):
         if self._layout is not None and stop > self._reach > 0:
             most = self._sending.most_segments
             raise FileTooBig(self._note.subject, f"{most} segments do not hold it")
-
-    def _know_base_early(self) -> None:
-        if not self._is_base_known:
-            note = self._note
-            self.know_base(large.look(self._sending.store, note.bucket, note.base))
 
     def know_base(self, found: large.Found) -> None:
         """Take the segments of the stored version as parts of the file, as far as it has them.
@@ -358,6 +411,8 @@ class Draft(Segments):
             self._note = Note(WRITING, self._note.bucket, info.key, base=info)
             self._base_stop = info.size
             self._is_base_known = bool(segments)
+            self._looking = None
+            self._is_behind = False
         self._attempts.clear()
         self._reach = 0
         self._close_readers()
@@ -377,6 +432,7 @@ class Draft(Segments):
                     part.segment = Segment(bucket, key, segment.size, segment.etag)
             replaced = old.over if over is None else over.file.path.stem
             self._note = replace(old, bucket=bucket, key=key, base=base, over=replaced)
+            self._looking = None
             if self._layout or self.is_owed:
                 with suppress(FsError):
                     self._save(old.state, durable=self.is_owed)

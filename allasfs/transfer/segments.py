@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from allasfs.deadline import current
-from allasfs.errors import FsError, Internal
+from allasfs.deadline import Deadline, current, sharing
+from allasfs.errors import FsError, Internal, Unavailable
 from allasfs.store import large
 from allasfs.store.api import ObjectInfo, Segment
 from allasfs.transfer.notes import CLOSING, OWED, PENDING, PUBLISHED, SUFFIX, UNSURE, WRITING, Note
@@ -46,6 +46,11 @@ class Segments:
         self._jobs: set[Future[Segment]] = set()
         # Why a part could not be sent while the file was written.
         self._refusal: FsError | None = None
+        # How often the store could not be reached: what waited meanwhile is not tried in its turn.
+        self._outages = 0
+        # Whether the bucket for segments is known to be there; the lock is held while asking.
+        self._has_container = False
+        self._container_lock = threading.Lock()
         # Whether room was asked for since a segment was last stored.
         self._is_pressed = False
         # Whether a segment may be in the store although its answer was lost.
@@ -92,20 +97,37 @@ class Segments:
     # -- segments ---------------------------------------------------------------------------------
 
     def begin(self) -> large.Layout:
-        """Return where the segments go; the first time, note it on the disk."""
+        """Return where the segments go. Asks nobody: a program may wait for its write()."""
         if self._layout is None:
             note = self._note
             layout = large.new_layout(self._sending.store, note.bucket, note.key)
-            self._sending.make_container(layout.container)
             with self._lock:
                 self._note = replace(note, container=layout.container, prefix=layout.prefix)
-                self._save(note.state, durable=True)
+            self._has_container = False
             self._layout = layout
         return self._layout
 
-    def send(self, start: int, stop: int) -> Future[Segment]:
-        """Begin to send a span, all of which is local, as a segment."""
-        layout = self.begin()
+    def _see_container(self, layout: large.Layout, outages: int) -> None:
+        """See that the bucket for segments is there, and note on the disk what will be in it.
+
+        One thread asks, the others wait for it.
+        """
+        with self._container_lock:
+            if self._outages != outages:
+                # It was begun before the store was found to be away.
+                raise self._refusal or Unavailable(self._note.subject, "the store is away")
+            if not self._has_container:
+                self._sending.make_container(layout.container)
+                with self._lock:
+                    self._save(self._note.state, durable=True)
+                self._has_container = True
+
+    def send(self, start: int, stop: int, deadline: Deadline | None = None) -> Future[Segment]:
+        """Begin to send a span, all of which is local, as a segment.
+
+        ``deadline`` is that of the program that waits for it; without one it has its own.
+        """
+        layout, outages = self.begin(), self._outages
         with self._lock:
             part = self._new_part(start, stop, layout)
             self._parts.add(part)
@@ -117,12 +139,16 @@ class Segments:
         def job() -> Segment:
             segment: Segment | None = None
             try:
+                with sharing(deadline or Deadline(self._sending.timeout_s)):
+                    self._see_container(layout, outages)
                 segment = self._sending.put(
-                    layout.container, part.key, source, lambda: part.is_touched
+                    layout.container, part.key, source, lambda: part.is_touched, deadline
                 )
                 return segment
             except FsError as exc:
                 self._has_failed = True
+                if isinstance(exc, Unavailable) and self._outages == outages:
+                    self._outages += 1
                 if not part.is_touched and not self._is_closed:
                     log.info("%s: a part was not sent: %s", self._note.subject, exc)
                     self._refusal = exc
@@ -158,18 +184,23 @@ class Segments:
             if segment is not None:
                 self._stored.append(segment)
                 self._is_pressed = False
+                if isinstance(self._refusal, Unavailable):
+                    self._refusal = None
                 self._note_progress()
         self.file.spool.ended(self)
 
     def copy(self, part: Part) -> Future[Segment]:
         """Begin to copy a stored segment to this upload's, on the server."""
-        layout, segment = self.begin(), part.segment
+        layout, outages, segment = self.begin(), self._outages, part.segment
         if segment is None:
             raise Internal(self._note.subject, "nothing to copy")
+        deadline = current(self._sending.timeout_s)
         key = layout.key(part.start, self._attempts[part.start])
         self._attempts[part.start] += 1
 
         def job() -> Segment:
+            with sharing(deadline):
+                self._see_container(layout, outages)
             copied = self._sending.copy(segment, layout.container, key)
             with self._lock:
                 part.copied = copied
@@ -185,13 +216,16 @@ class Segments:
         return future
 
     def settle(self) -> None:
-        """Return when nothing is on its way; its moves are the operation's progress."""
+        """Return when nothing is on its way; its moves are the operation's progress.
+
+        What failed moved nothing: the operation does not wait for each in its turn.
+        """
         deadline = current(self._sending.timeout_s)
         moves = self.file.spool.moves
         while self._jobs:
             done, self._jobs = wait(self._jobs, LOOK_S, FIRST_COMPLETED)
             now = self.file.spool.moves
-            if done or now != moves:
+            if now != moves or any(job.exception() is None for job in done):
                 deadline.progress()
             moves = now
 
@@ -322,13 +356,14 @@ class Segments:
                 if part.is_own:
                     self._parts.remove(part)
             stored, self._stored = self._stored, []
+            is_used, self._has_container = self._has_container, False
             if not self.is_unsure:
                 with suppress(FsError):
                     self._save(WRITING, durable=False)
             self._note = replace(self._note, container="", prefix="")
         self._attempts.clear()
         self._reach = 0
-        if not self.is_unsure and self._sending.remove(layout, stored):
+        if not is_used or (not self.is_unsure and self._sending.remove(layout, stored)):
             self._path.unlink(missing_ok=True)
         else:
             self._path.rename(self._another_path())

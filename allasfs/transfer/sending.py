@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 
 from allasfs.config import Config
-from allasfs.deadline import within
+from allasfs.deadline import Deadline, sharing, within
 from allasfs.errors import (
     AccessDenied,
     Exists,
@@ -84,6 +84,15 @@ class Sending:
         """Return how large the segments of a file are."""
         return large.sizes(self.limits, self.config.segment_size, room=spool.limit)
 
+    def look(self, bucket: str, info: ObjectInfo) -> Future[large.Found]:
+        """Begin to ask what the store has at the name of a large object."""
+
+        def job() -> large.Found:
+            with within(self.timeout_s):
+                return large.look(self.store, bucket, info)
+
+        return self.pool.submit(job)
+
     def make_container(self, container: str) -> None:
         """See that the bucket for segments is there; raise FileTooBig when it may not be used."""
         try:
@@ -95,21 +104,31 @@ class Sending:
             raise FileTooBig(container, MAY_NOT_BE_USED) from exc
 
     def put(
-        self, container: str, key: str, source: SpoolPart, is_useless: Callable[[], bool]
+        self,
+        container: str,
+        key: str,
+        source: SpoolPart,
+        is_useless: Callable[[], bool],
+        deadline: Deadline | None = None,
     ) -> Segment:
-        """Store a segment; once more when its connection died, unless that would be useless."""
+        """Store a segment; once more when its connection died, unless that would be useless.
+
+        ``deadline`` is that of the operation that waits for it; without one it has its own.
+        """
         try:
-            return self._put(container, key, source)
+            return self._put(container, key, source, deadline)
         except TimedOut:
             raise
         except Unavailable as exc:
             if is_useless():
                 raise
             log.info("%s: sent again", exc)
-            return self._put(container, key, source)
+            return self._put(container, key, source, deadline)
 
-    def _put(self, container: str, key: str, source: SpoolPart) -> Segment:
-        with within(self.timeout_s):
+    def _put(
+        self, container: str, key: str, source: SpoolPart, deadline: Deadline | None
+    ) -> Segment:
+        with sharing(deadline or Deadline(self.timeout_s)):
             try:
                 info = self.store.put(
                     container,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 
 from allasfs.config import Config
+from allasfs.deadline import current
 from allasfs.errors import Exists, FsError, NotFound, Stale, Unavailable
 from allasfs.store import large
 from allasfs.store.api import ObjectHead, ObjectInfo, Segment, Store
@@ -22,8 +23,8 @@ log = logging.getLogger(__name__)
 
 
 def nothing(start: int, stop: int) -> bytes:
-    """Fetch for a draft that changes no stored version."""
-    raise Stale("", f"nothing is stored of bytes {start} to {stop}")
+    """Fetch for a draft whose stored version is not there."""
+    raise Stale("", f"nothing is stored of bytes {start} to {stop}, or not any more")
 
 
 class Uploader:
@@ -76,6 +77,9 @@ class Uploader:
         draft.describe(content_type, metadata, exclusive=exclusive)
         draft.settle()
         found = large.look(self._store, draft.bucket, draft.base)
+        base = draft.base
+        if base is not None and base.kind in large.LARGE and not found.is_of(base):
+            fetch = nothing
         if draft.is_large:
             return self._segmented(draft, found, content_type, metadata, fetch, exclusive, check)
         draft.fill(0, draft.size, fetch)
@@ -152,13 +156,14 @@ class Uploader:
     ) -> list[Segment]:
         """Send and copy what the plan says; return the new version's segments."""
         jobs: list[Segment | Future[Segment]] = []
+        deadline = current(self.sending.timeout_s)
         must_copy = found.is_shared or not self.sending.is_static
         try:
             for task in plan:
                 part = task.part
                 if part is None:
                     draft.fill(task.start, task.stop, fetch)
-                    jobs.append(draft.send(task.start, task.stop))
+                    jobs.append(draft.send(task.start, task.stop, deadline))
                 elif part.segment is None or part.is_own or part.copied is not None:
                     jobs.append(part.copied or self._of(part.segment))
                 elif must_copy or part.segment.container == draft.bucket:

@@ -185,6 +185,22 @@ def umount(served: Served, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.semantics("H4")
+def test_a_large_file_is_written_while_the_server_is_silent(
+    behind: Callable[..., Served], proxy: FaultProxy, filled: str, swift: Connection
+) -> None:
+    options = {"segment_threshold": "2M", "segment_size": "1M"}
+    served = behind(timeout=LONG_TIMEOUT_S, ttl=3600, **options)
+    top = served.path / filled
+    with (top / "d/new").open("wb", buffering=0) as file:
+        proxy.fail(do.silence, times=None)
+        for start in range(0, SIZE, MIB):
+            file.write(pattern(SIZE)[start : start + MIB])
+        wait_until(lambda: proxy.struck, "it is being sent")
+        proxy.heal()
+    assert stored(swift, filled, "d/new") == pattern(SIZE)
+
+
 @pytest.mark.semantics("H2")
 def test_a_mount_whose_server_is_silent_can_be_unmounted(
     behind: Callable[..., Served], proxy: FaultProxy, filled: str

@@ -12,15 +12,25 @@ from pathlib import Path
 import pytest
 
 from allasfs.config import MIB, Config
-from allasfs.deadline import within
-from allasfs.errors import Corrupt, FileTooBig, NoSpace, QuotaExceeded, Stale, Unavailable
+from allasfs.deadline import Deadline, current, sharing, within
+from allasfs.errors import (
+    Corrupt,
+    FileTooBig,
+    NoSpace,
+    QuotaExceeded,
+    Stale,
+    TimedOut,
+    Unavailable,
+)
 from allasfs.store import large
 from allasfs.store.api import Kind, ObjectInfo, Segment
 from allasfs.transfer import spoolfile
 from allasfs.transfer.draft import Draft
 from allasfs.transfer.spool import Spool
 from allasfs.transfer.uploader import Uploader
+from tests.fakes.clock import FakeClock
 from tests.fakes.memstore import OPENSTACK, RGW, Call, MemStore, get_bytes, put_bytes
+from tests.mount.support import wait_until
 
 CONFIG = Config(segment_threshold=2 * MIB, segment_size=MIB, memory=16 * MIB)
 SEGMENTS = "bucket_segments"
@@ -196,6 +206,110 @@ def test_the_first_segment_goes_up_after_a_note_says_where(bench: Bench) -> None
     draft.settle()
     assert seen == [1] * 5
     draft.discard()
+
+
+@pytest.mark.semantics("H4")
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_no_write_waits_for_the_store_while_the_spool_has_room(
+    bench: Bench, is_changed: bool
+) -> None:
+    base = bench.put(content(8 * MIB, 2)) if is_changed else None
+    answers = threading.Event()
+    asked: list[tuple[str, int]] = []
+    writer = threading.get_ident()
+
+    def silent(call: Call) -> None:
+        asked.append((call.method, threading.get_ident()))
+        assert threading.get_ident() == writer or answers.wait(30)
+
+    data = content(20 * MIB)
+    draft = bench.draft(base)
+    bench.store.before = silent
+    bench.write(draft, data)
+    assert writer not in {thread for _, thread in asked}
+    assert "put" not in {method for method, _ in asked}
+    answers.set()
+    draft.settle()
+    if draft._looking is not None:
+        draft._looking.result(30)
+    # What was written meanwhile goes up with the next write.
+    bench.write(draft, b"more", offset=len(data))
+    draft.settle()
+    assert sum(size for _, size in bench.sent()) > 18 * MIB
+    bench.upload(draft)
+    draft.discard()
+    assert bench.stored() == data + b"more"
+
+
+@pytest.mark.semantics("H4")
+def test_a_store_that_is_away_is_asked_by_one_part_at_a_time(bench: Bench) -> None:
+    asked: list[str] = []
+
+    answers = threading.Event()
+    answers.set()
+
+    def away(call: Call) -> None:
+        asked.append(call.method)
+        assert answers.wait(30)
+        raise TimedOut(call.container, "no progress")
+
+    bench.store.before = away
+    draft, data = bench.draft(), content(64 * MIB)
+    bench.write(draft, data)
+    draft.settle()
+    written = len(asked)
+    bench.write(draft, content(8 * MIB, 2), offset=len(data))
+    draft.settle()
+    # 128 KiB at a time, each when the one before was answered.
+    assert set(asked) == {"head_container"}
+    assert len(asked) - written <= 64
+    asked.clear()
+    answers.clear()
+    with ThreadPoolExecutor(1) as pool:
+        upload = pool.submit(bench.upload, draft)
+        wait_until(
+            lambda: (
+                draft._parts.end == draft.size and all(part.is_sending for part in draft._parts.all)
+            ),
+            "all are begun",
+        )
+        answers.set()
+        with pytest.raises(TimedOut):
+            upload.result(30)
+    # All that waited for the bucket had the one answer.
+    assert asked == ["head_container"]
+    bench.store.before = lambda call: None
+    bench.store.forget_calls()
+    end = len(data) + 8 * MIB
+    bench.write(draft, b"more", offset=end)
+    draft.settle()
+    assert len(bench.sent()) == 1, "one part finds out whether the store is back"
+    bench.write(draft, b"and more", offset=end + 4)
+    draft.settle()
+    assert sum(size for _, size in bench.sent()) > 60 * MIB
+    bench.upload(draft)
+    draft.discard()
+    assert bench.stored() == data + content(8 * MIB, 2) + b"moreand more"
+
+
+@pytest.mark.semantics("C0")
+def test_parts_that_fail_are_no_progress_of_the_upload_that_waits_for_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = bench.draft()
+    draft.truncate(64 * MIB)
+    clock = FakeClock()
+    deadline = Deadline(5.0, clock=clock)
+
+    def fail(container: str, *args: object, **options: object) -> ObjectInfo:
+        assert current(60.0) is deadline
+        clock.advance(3.0)
+        raise TimedOut(container, "no progress")
+
+    monkeypatch.setattr(bench.store, "put", fail)
+    with sharing(deadline), pytest.raises(TimedOut):
+        bench.upload(draft)
+    assert deadline.left() == 0.0
 
 
 def test_a_writer_waits_for_the_network_and_gets_no_error(make: MakeBench) -> None:
