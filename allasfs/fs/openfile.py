@@ -356,6 +356,12 @@ class OpenFile:
             self._metadata = None
             self._failure = ""
 
+    def was_not_tried(self, why: str) -> None:
+        """Remember why the store does not have what was changed."""
+        with self.lock:
+            if self.awaits_upload:
+                self._failure = why
+
     def _failed(self, exc: FsError) -> FsError:
         """Remember why the store does not have it; return what to tell."""
         if isinstance(exc, QuotaExceeded):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -43,6 +44,41 @@ class File(Protocol):
 
     def send(self) -> None:
         """Store it, or raise what prevented that."""
+
+
+class Progress:
+    """Whether files that go up get anywhere. Any thread may call any method."""
+
+    def __init__(self, spool: Spool, timeout_s: float, clock: Callable[[], float]) -> None:
+        """``timeout_s`` is how long nothing may move, from now."""
+        self._spool = spool
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._since = clock()  # guarded by _lock
+
+    def made(self) -> None:
+        """The store answered."""
+        with self._lock:
+            self._since = self._clock()
+
+    def end(self) -> None:
+        """Nothing has moved for so long already."""
+        with self._lock:
+            self._since = float("-inf")
+
+    def is_over(self) -> bool:
+        """Whether nothing moved for the whole time."""
+        with self._lock:
+            if self._clock() - self._since < self._timeout_s:
+                return False
+            # A large file may be on its way still, beside those that failed.
+            moves = self._spool.moves
+            time.sleep(LOOK_S)
+            if self._spool.moves == moves:
+                return True
+            self._since = self._clock()
+            return False
 
 
 class Pending:

@@ -52,7 +52,7 @@ from allasfs.fs.moves import Moves
 from allasfs.fs.names import Layout, Place, check_bucket, check_key
 from allasfs.fs.openfile import KEPT_IN, OpenFile, Services
 from allasfs.fs.pages import Pages
-from allasfs.fs.pending import File, Pending
+from allasfs.fs.pending import File, Pending, Progress
 from allasfs.fs.tree import BUCKET, Tree
 from allasfs.fs.types import content_type
 from allasfs.store import large
@@ -107,7 +107,7 @@ class Vfs:
         self._clock = clock
         self._pool = ThreadPoolExecutor(config.connections, thread_name_prefix="transfer")
         # Half of the connections: a large file that goes up does not stop readers.
-        width = max(1, config.connections // 2)
+        width = self._width = max(1, config.connections // 2)
         self._uploads = ThreadPoolExecutor(width, thread_name_prefix="upload")
         spool = Spool(Path(config.spool_dir), config.spool_size)
         self._pending = Pending(
@@ -188,27 +188,17 @@ class Vfs:
         """Upload what is dirty and stop; return a line for each file that was not stored."""
         self._resume.stop()
         self._rescue.stop()
-        self._pending.drain()
+        is_moving = self._pending.drain()
         self._pending.stop()
-        waiting = 0
-        leaving = list(self._files.drain())
+        leaving = self._files.drain()
         with self._lock:
             self._leaving = list(leaving)
-        for file in leaving:
-            with within(self._config.timeout_s):
-                try:
-                    if not file.is_pending:
-                        file.store()
-                except FsError as exc:
-                    log.error("%s", exc)  # noqa: TRY400 - its cause was logged where it happened
-                except Exception:
-                    # A fault in one file must not cost the others their upload.
-                    log.exception("uploading %s/%s", file.place.bucket, file.place.key)
-                if file.is_pending:
-                    waiting += 1
-                self._closed(file)
-            with self._lock:
-                self._leaving.remove(file)
+        progress = Progress(self._services.spool, self._config.timeout_s, self._clock)
+        if not is_moving:
+            progress.end()
+        # Not of the pool that sends the segments: each of these waits for some.
+        with ThreadPoolExecutor(self._width, thread_name_prefix="leaving") as pool:
+            waiting = sum(pool.map(lambda file: self._leave(file, progress), leaving))
         self._uploads.shutdown()
         self._services.ahead.close()
         self._pool.shutdown(cancel_futures=True)
@@ -217,6 +207,30 @@ class Vfs:
         self._services.spool.close()
         left = [f"{waiting} files wait in the spool for the next mount"] if waiting else []
         return [*self._not_stored(), *left]
+
+    def _leave(self, file: OpenFile, progress: Progress) -> bool:
+        """Upload a file because the mount ends; return whether it waits for the next mount."""
+        with within(self._config.timeout_s):
+            try:
+                if file.is_dirty and not file.is_orphan and not file.is_pending:
+                    if progress.is_over():
+                        file.was_not_tried("the store did not answer when the mount ended")
+                    else:
+                        file.store()
+                        progress.made()
+            except Unavailable as exc:
+                log.error("%s", exc)  # noqa: TRY400 - its cause was logged where it happened
+            except FsError as exc:
+                progress.made()
+                log.error("%s", exc)  # noqa: TRY400
+            except Exception:
+                # A fault in one file must not cost the others their upload.
+                log.exception("uploading %s/%s", file.place.bucket, file.place.key)
+            is_waiting = file.is_pending
+            self._closed(file)
+        with self._lock:
+            self._leaving.remove(file)
+        return is_waiting
 
     def retry(self, name: str, *, over: bool, place: tuple[str, str] | None) -> None:
         """Upload a kept file after all; raises as ``Rescue.retry``."""

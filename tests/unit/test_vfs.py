@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -887,6 +888,50 @@ def test_closing_the_mount_tells_what_could_not_be_uploaded_and_uploads_the_rest
     (line,) = fs.vfs.close()
     assert line.startswith("bucket/b was not stored")
     assert store.keys("bucket") == ["a", "c"]
+
+
+@pytest.mark.semantics("H5")
+def test_closing_the_mount_uploads_several_files_at_a_time(mount: Mount, store: MemStore) -> None:
+    fs = mount(connections=4)
+    dirty(fs, 6)
+    two = threading.Barrier(2)
+
+    def meet(call: Call) -> None:
+        if call.method == "put":
+            two.wait(30)
+
+    store.before = meet
+    assert fs.vfs.close() == []
+    assert len(store.keys("bucket")) == 6
+
+
+@pytest.mark.semantics("H5")
+def test_closing_the_mount_does_not_wait_for_each_file_of_a_silent_store(
+    mount: Mount, store: MemStore, clock: FakeClock, expected_logs: ExpectLog
+) -> None:
+    fs = mount(connections=4, timeout_s=60.0)
+    dirty(fs, 20)
+    asked: list[str] = []
+
+    def fall_silent(call: Call) -> None:
+        asked.append(call.key)
+        clock.advance(60.0)
+        raise TimedOut(call.key, "no progress within 60 s")
+
+    store.before = fall_silent
+    expected_logs("no progress")
+    expected_logs("was not stored .the store did not answer when the mount ended.")
+    lines = fs.vfs.close()
+    assert len(lines) == 20
+    assert len(asked) <= 2
+    assert len(fs.vfs._services.spool.kept()) == 20
+
+
+def dirty(fs: VfsFs, count: int) -> None:
+    """Leave files open that are not stored."""
+    for number in range(count):
+        fd = fs.open(f"/bucket/{number}", os.O_WRONLY | os.O_CREAT)
+        fs.pwrite(fd, b"content", 0)
 
 
 def test_a_fault_in_one_file_does_not_keep_the_others_from_being_uploaded_at_the_end(
