@@ -50,6 +50,9 @@ DEFAULT_INTERFACE = "public"
 
 # Of the time that people wait for an authentication: so they hear of a timeout what it was.
 HTTP_SHARE = 0.8
+# Nobody waits longer than that for one answer: of an identity service that is away for long, a
+# bounded number of attempts wait.
+LONGEST_ANSWER_S = 30.0
 
 ADVICE = "run allas-conf --store-token for this project, and all goes on"
 
@@ -145,6 +148,7 @@ class _HttpAsker:
 
     kind = ""
     advice = ""
+    is_impatient = True
     # Where the address came from.
     variable = "OS_AUTH_URL"
 
@@ -161,7 +165,7 @@ class _HttpAsker:
         self.facts: Mapping[str, str] = {**_facts(self.kind, chosen), "auth url": auth_url}
         self._chosen = chosen
         self._who = who
-        self._timeout_s = timeout_s * HTTP_SHARE
+        self._timeout_s = min(timeout_s * HTTP_SHARE, LONGEST_ANSWER_S)
         self._wall_clock = wall_clock
         self._certificate: Any = None  # of the client, where clouds.yaml names one
 

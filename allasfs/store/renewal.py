@@ -37,6 +37,11 @@ TOO_YOUNG_S = 10.0
 ANNOUNCE_S = 900.0
 # An authentication is a few requests with a timeout each; one that takes longer is given up.
 GIVE_UP_FACTOR = 5.0
+# An attempt that was not answered for so long may wait for a server that is back and knows nothing
+# of it: another one begins beside it.
+ANOTHER_S = 5.0
+# How often those who wait look whether it is time for that.
+LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,8 @@ class Asker(Protocol):
     facts: Mapping[str, str]
     # How a person gets another token; nothing where asking again brings one.
     advice: str
+    # Whether it may be asked again while it has not answered.
+    is_impatient: bool
 
     def ask(self) -> Grant:
         """Return a new token; raise BadCredentials or HostUnreachable."""
@@ -95,10 +102,15 @@ class _Announcer:
 
 
 class _Flight:
-    """One authentication: under way until ``done`` is set, then with a grant or an error."""
+    """One authentication: under way until ``done`` is set, then with a grant or an error.
+
+    It may take several attempts, the first of which that is granted or refused counts.
+    """
 
     def __init__(self, begun_s: float) -> None:
         self.begun_s = begun_s
+        self.tried_s = begun_s  # the last attempt
+        self.attempts = 0  # under way
         self.done = threading.Event()
         self.grant: Grant | None = None
         self.error: SetupError | None = None
@@ -185,23 +197,37 @@ class Renewing:
         flight = self._flight
         if flight is None or now_s > flight.begun_s + GIVE_UP_FACTOR * self._timeout_s:
             flight = self._flight = _Flight(now_s)
-            # A daemon: a name server that does not answer must not hold up the end of the program.
-            threading.Thread(
-                target=self._fly, args=(flight,), name="allasfs-auth", daemon=True
-            ).start()
+            self._try_locked(flight, now_s)
+        elif self._asker.is_impatient and now_s >= flight.tried_s + ANOTHER_S:
+            self._try_locked(flight, now_s)
         return flight
 
-    def _fly(self, flight: _Flight) -> None:
+    def _try_locked(self, flight: _Flight, now_s: float) -> None:
+        flight.tried_s = now_s
+        flight.attempts += 1
+        # A daemon: a name server that does not answer must not hold up the end of the program.
+        threading.Thread(
+            target=self._fly, args=(flight, now_s), name="allasfs-auth", daemon=True
+        ).start()
+
+    def _fly(self, flight: _Flight, begun_s: float) -> None:
+        grant: Grant | None = None
+        error: SetupError | None = None
         try:
-            flight.grant = self._asker.ask()
+            grant = self._asker.ask()
         except SetupError as exc:
-            flight.error = exc
+            error = exc
         except Exception as exc:  # a fault must not leave the others waiting
             what = f"no token because of an internal error ({type(exc).__name__})"
-            flight.error = HostUnreachable(f"{self._asker.address}: {what}")
+            error = HostUnreachable(f"{self._asker.address}: {what}")
         with self._lock:
+            flight.attempts -= 1
+            is_open = flight.attempts > 0 and isinstance(error, HostUnreachable)
+            if flight.done.is_set() or is_open:
+                return  # another attempt was faster, or may be
+            flight.grant, flight.error, flight.begun_s = grant, error, begun_s
             self._land_locked(flight)
-        flight.done.set()
+            flight.done.set()
 
     def _land_locked(self, flight: _Flight) -> None:
         if self._flight is not flight:
@@ -227,9 +253,13 @@ class Renewing:
         log.info("a new token from %s, good for %.0f s", self._asker.address, life_s)
 
     def _wait(self, flight: _Flight) -> Grant:
-        patience_s = deadline.current(self._timeout_s).left()
-        if not flight.done.wait(patience_s):
-            raise HostUnreachable(f"{self._asker.address} did not answer in time")
+        operation = deadline.current(self._timeout_s)
+        while not flight.done.wait(min(LOOK_S, operation.left())):
+            if not operation.left():
+                raise HostUnreachable(f"{self._asker.address} did not answer in time")
+            with self._lock:
+                if self._flight is flight:
+                    self._flight_locked(self._clock())
         if flight.grant is None:
             raise _again(flight.error or HostUnreachable(f"{self._asker.address}: no token"))
         return flight.grant

@@ -16,7 +16,9 @@ from urllib.parse import quote
 import pytest
 from swiftclient.client import Connection
 
+from allasfs.demo import Cloud
 from allasfs.store.swift import COPIED_BYTES_PER_S, LONGEST_WAIT_S
+from tests.conftest import MakeMount
 from tests.faults import actions as do
 from tests.faults.proxy import Action, Exchange, FaultProxy
 from tests.mount.support import (
@@ -25,6 +27,7 @@ from tests.mount.support import (
     Served,
     clean_environ,
     is_mounted,
+    mount_command,
     pattern,
     refused,
     run,
@@ -299,6 +302,20 @@ def test_work_goes_on_soon_after_a_long_outage(
     assert worked_s < LONGEST_WAIT_S + SLACK_S
     assert stored(swift, filled, "d/new") == b"written"
     assert stored(swift, filled, "d/later") == b"later"
+
+
+@pytest.mark.semantics("T3")
+def test_an_identity_service_that_forgot_a_request_is_asked_again(
+    cloud: Cloud, bucket: str, served: MakeMount, swift: Connection
+) -> None:
+    with FaultProxy(cloud.auth_url) as keystone:
+        keystone.fail(do.silence, "POST")
+        environ = {**cloud.environ, "OS_AUTH_URL": keystone.through(cloud.auth_url)}
+        one = served(mount_command("", {"timeout": LONG_TIMEOUT_S}), environ)
+        assert keystone.struck == 1
+        (one.path / bucket / "file").write_bytes(b"content")
+        one.stop()
+    assert stored(swift, bucket, "file") == b"content"
 
 
 def pauses(served: Served) -> list[float]:

@@ -12,6 +12,7 @@ import pytest
 from allasfs import deadline
 from allasfs.errors import BadCredentials, HostUnreachable, SetupError
 from allasfs.store.renewal import (
+    ANOTHER_S,
     GIVE_UP_FACTOR,
     REFUSED_REST_S,
     RENEW_S,
@@ -38,6 +39,7 @@ class FakeAsker:
         self.ca_file: str | None = None
         self.facts: Mapping[str, str] = {"kind": "fake"}
         self.advice = ""
+        self.is_impatient = True
         self.asked = 0
         self.life_s: float | None = LIFE_S
         self.error: Exception | None = None
@@ -132,6 +134,80 @@ def test_token_is_renewed_before_it_expires_and_nobody_waits(
     assert {e.token for e in old if isinstance(e, Endpoint)} == {"token-1"}
     wait_for_renewal(auth, "token-2")
     assert asker.asked == 2
+
+
+@pytest.mark.semantics("T3")
+def test_an_attempt_that_is_not_answered_does_not_hold_up_another_one(
+    auth: Renewing, asker: FakeAsker, clock: FakeClock
+) -> None:
+    """The server forgot the first one: whoever waits, and whoever comes, gets its token."""
+    asker.may_answer.clear()
+    forgotten, asker.may_answer = asker.may_answer, threading.Event()
+    first, ask = threading.Event(), asker.ask
+
+    def silent_first() -> Grant:
+        if not first.is_set():
+            first.set()
+            asker.asked += 1
+            assert forgotten.wait(30)
+            raise HostUnreachable("the first attempt")
+        return ask()
+
+    asker.ask = silent_first  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(auth.endpoint)
+        assert first.wait(30)
+        clock.advance(ANOTHER_S)
+        asker.may_answer.set()
+        assert waiting.result(30).token == "token-2"
+    assert auth.endpoint().token == "token-2"
+    forgotten.set()
+    settle()
+    # What comes of the first one is of no interest any more.
+    assert auth.endpoint().token == "token-2"
+    assert asker.asked == 2
+
+
+def test_an_attempt_that_fails_beside_another_one_waits_for_that(
+    auth: Renewing, asker: FakeAsker, clock: FakeClock
+) -> None:
+    outcomes = [threading.Event(), threading.Event()]
+    begun = threading.Semaphore(0)
+
+    def ask() -> Grant:
+        number = asker.asked
+        asker.asked += 1
+        begun.release()
+        assert outcomes[number].wait(30)
+        if number == 0:
+            raise HostUnreachable("no answer")
+        return Grant(Endpoint("http://swift.test/v1/a", "token"), None, None)
+
+    asker.ask = ask  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(auth.endpoint)
+        assert begun.acquire(timeout=30)
+        clock.advance(ANOTHER_S)
+        assert begun.acquire(timeout=30)
+        outcomes[0].set()
+        assert not waiting.done()
+        outcomes[1].set()
+        assert waiting.result(30).token == "token"
+
+
+def test_who_may_not_be_asked_twice_is_not(
+    auth: Renewing, asker: FakeAsker, clock: FakeClock
+) -> None:
+    asker.is_impatient = False
+    asker.may_answer.clear()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(auth.endpoint)
+        clock.advance(2 * ANOTHER_S)
+        with deadline.within(0.7), pytest.raises(HostUnreachable):
+            auth.endpoint()
+        asker.may_answer.set()
+        assert waiting.result(30).token == "token-1"
+    assert asker.asked == 1
 
 
 @pytest.mark.parametrize("life_s", [4.0, 20.0])
