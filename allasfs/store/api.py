@@ -140,6 +140,9 @@ class Capabilities:
     max_key_bytes: int = 1024
     max_container_bytes: int = 256
     min_container_bytes: int = 1
+    # The owner of a bucket may read what others stored in it, in segments too. False on RGW, where
+    # objects are their writer's.
+    owner_reads_all: bool = False
     # A PUT can be refused where the name is taken. False on RGW, which ignores the header.
     conditional_put: bool = False
     # Metadata of one object or container. Where the server does not tell (RGW), the stricter of

@@ -337,6 +337,7 @@ def capabilities(info: Mapping[str, Any]) -> Capabilities:
             swift.get("max_container_name_length", default.max_container_bytes)
         ),
         min_container_bytes=1 if is_reference else 3,
+        owner_reads_all=is_reference,
         conditional_put=is_reference,
         max_meta_name_bytes=int(swift.get("max_meta_name_length", default.max_meta_name_bytes)),
         max_meta_value_bytes=int(swift.get("max_meta_value_length", default.max_meta_value_bytes)),

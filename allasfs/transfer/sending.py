@@ -30,6 +30,12 @@ log = logging.getLogger(__name__)
 # A dynamic manifest has no limit of its own; beyond this the server lists its segments page by page
 # for each request.
 MOST_DYNAMIC = 10_000
+NOT_READABLE = (
+    "the bucket is another project's, which could not read a large file of yours on this server:"
+    " mount as that project, or keep the file in one piece (segment-threshold, at most 5G), or let"
+    " that project make {container} and share it as it shares {bucket}, and mount with"
+    " large-objects=slo"
+)
 MAY_NOT_BE_USED = "large files need this bucket for their segments, and it may not be used"
 
 
@@ -51,6 +57,8 @@ class Sending:
         self.config = config
         self._memory = memory or Memory(config.memory)
         self._readers = readers or pool
+        # Buckets that are known to be this project's.
+        self._own: set[str] = set()
 
     @property
     def limits(self) -> Capabilities:
@@ -95,6 +103,8 @@ class Sending:
 
     def make_container(self, container: str) -> None:
         """See that the bucket for segments is there; raise FileTooBig when it may not be used."""
+        if not self.limits.owner_reads_all:
+            self._check_owner(container)
         try:
             try:
                 self.store.head_container(container)
@@ -102,6 +112,31 @@ class Sending:
                 self.store.create_container(container)
         except (AccessDenied, Exists) as exc:
             raise FileTooBig(container, MAY_NOT_BE_USED) from exc
+
+    def _check_owner(self, container: str) -> None:
+        """Raise FileTooBig when the owner of the bucket could not read a large file in it.
+
+        Manifests and segments are their writer's; the bucket's owner reads a static one over
+        segments in a bucket of that project, if that is shared as the bucket itself.
+        """
+        bucket = container.removesuffix(large.SEGMENTS_SUFFIX)
+        if bucket in self._own:
+            return
+        try:
+            own = {info.name for info in self.store.containers()}
+        except AccessDenied:
+            own = set()
+        self._own |= own
+        if bucket in own:
+            return
+        if self.is_static and container not in own:
+            try:
+                self.store.head_container(container)
+            except (AccessDenied, NotFound):
+                pass
+            else:
+                return
+        raise FileTooBig(bucket, NOT_READABLE.format(container=container, bucket=bucket))
 
     def put(
         self,

@@ -50,7 +50,11 @@ SECOND_NS = 1_000_000_000
 CHANGES = {"put", "put_slo", "put_dlo", "post", "delete", "delete_slo", "delete_many"}
 
 OPENSTACK = Capabilities(
-    exact_pages=True, static_large_objects=True, slo_sizes_listed=True, conditional_put=True
+    exact_pages=True,
+    static_large_objects=True,
+    slo_sizes_listed=True,
+    owner_reads_all=True,
+    conditional_put=True,
 )
 RGW = Capabilities(static_large_objects=True, min_container_bytes=3)
 

@@ -100,6 +100,25 @@ def test_mv_of_directories_with_open_files_moves_them_on_the_server(
     wait_until(lambda: listed(swift, bucket) == {}, "nothing is left")
 
 
+@pytest.mark.semantics("C17")
+@pytest.mark.parametrize("kind", ["dlo", "slo"])
+def test_a_large_file_in_another_project_s_bucket_is_read_by_its_owner(
+    served: MakeMount, bucket: str, swift: Connection, cloud: Cloud, kind: str
+) -> None:
+    writer = cloud.add_user(f"writer-{kind}", f"project_{kind}")
+    project = f"{writer.project_id}:*"
+    for name in (bucket, f"{bucket}_segments"):
+        swift.put_container(name)
+        swift.post_container(name, {"X-Container-Read": project, "X-Container-Write": project})
+    options = {"segment_threshold": "2M", "segment_size": "1M", "large_objects": kind}
+    options["storage_url"] = cloud.storage_url
+    top = served(mount_command(bucket, options), writer.environ()).path
+    (top / "large").write_bytes(b"content" * 1_000_000)
+    assert swift.head_object(bucket, "large")["content-length"] == "7000000"
+    assert len(listed(swift, f"{bucket}_segments")) > 1
+    assert stored(swift, bucket, "large") == b"content" * 1_000_000
+
+
 @pytest.mark.semantics("N9")
 def test_a_bucket_in_another_project_s_account_is_mounted_for_reading(
     served: MakeMount, bucket: str, swift: Connection, cloud: Cloud

@@ -326,6 +326,48 @@ def test_a_bucket_of_segments_that_is_another_project_s_is_efbig_and_the_log_say
     assert other.names(f"{bucket}_segments") == []
 
 
+@pytest.mark.semantics("C17")
+@pytest.mark.parametrize("kind", ["dlo", "slo"])
+@pytest.mark.parametrize("has_segments", [False, True])
+def test_a_large_file_that_a_bucket_s_owner_could_not_read_is_efbig_and_the_log_says_what_to_do(
+    store: SwiftStore,
+    other: Raw,
+    gateway: Gateway,
+    bucket: str,
+    tmp_path: Path,
+    expected_logs: ExpectedLogs,
+    kind: str,
+    has_segments: bool,
+) -> None:
+    shared, writer = f"shared-{bucket}", f"{gateway.credentials.project_id}:*"
+    both = other.url.rpartition("AUTH_")[2] + f":*,{writer}"
+    names = [shared, f"{shared}_segments"] if has_segments else [shared]
+    for name in names:
+        other.do("PUT", name, X_Container_Read=both, X_Container_Write=both)
+    large = bytes(3 * 1024 * 1024)
+    is_readable = kind == "slo" and has_segments
+    if not is_readable:
+        expected_logs("large was not stored .*mount as that project, or keep the file in one piece")
+    with mounted(store, tmp_path, loses=0 if is_readable else 1, large_objects=kind) as fs:
+        if is_readable:
+            write_file(fs, f"/{shared}/large", large)
+            assert other.do("GET", f"{shared}/large").content == large
+            fs.unlink(f"/{shared}/large")
+        else:
+            with refused(errno.EFBIG):
+                write_file(fs, f"/{shared}/large", large)
+        write_file(fs, f"/{shared}/small", b"content")
+    # Nothing was made in the owner's way.
+    assert f"{shared}_segments" not in {info.name for info in store.containers()}
+    if has_segments:
+        assert other.names(f"{shared}_segments") == []
+    assert other.names(shared) == ["small"]
+    assert other.do("GET", f"{shared}/small").content == b"content"
+    with mounted(store, tmp_path, large_objects=kind, segment_threshold=4 * 1024 * 1024) as fs:
+        write_file(fs, f"/{shared}/whole", large)
+    assert other.do("GET", f"{shared}/whole").content == large
+
+
 def test_a_bucket_that_is_shared_for_writing_is_written(
     store: SwiftStore, other: Raw, gateway: Gateway, bucket: str, tmp_path: Path
 ) -> None:
@@ -335,12 +377,14 @@ def test_a_bucket_that_is_shared_for_writing_is_written(
     for name in (shared, f"{shared}_segments"):
         other.do("PUT", name, X_Container_Read=both, X_Container_Write=both)
     large = b"x" * (3 * 1024 * 1024)
-    with mounted(store, tmp_path) as fs:
+    with mounted(store, tmp_path, large_objects="slo") as fs:
         write_file(fs, f"/{shared}/file", b"content")
         write_file(fs, f"/{shared}/large", large)
         fs.rename(f"/{shared}/file", f"/{shared}/moved")
         assert sorted(fs.listdir(f"/{shared}")) == ["large", "moved"]
         assert read_file(fs, f"/{shared}/large") == large
+        assert other.do("GET", f"{shared}/large").content == large
+        assert other.do("GET", f"{shared}/moved").content == b"content"
         fs.unlink(f"/{shared}/large")
     assert other.names(shared) == ["moved"]
     assert other.names(f"{shared}_segments") == []

@@ -299,6 +299,7 @@ def test_openstack_swift_is_known_by_its_info() -> None:
         max_put_bytes=5368709122,
         listing_limit=9000,
         exact_pages=True,
+        owner_reads_all=True,
         static_large_objects=True,
         slo_sizes_listed=True,
         max_segments=500,
