@@ -193,6 +193,8 @@ def _account(settings: Settings) -> Auth:
             home=Path.home(),
             rc_file=settings.rc_file,
             cloud=settings.cloud,
+            token_file=settings.token_file,
+            token_command=settings.token_command,
             ca_file=settings.ca_file,
             storage_url=settings.storage_url,
             region=settings.region,

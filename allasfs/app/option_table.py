@@ -310,6 +310,24 @@ CREDENTIAL_OPTIONS = (
     ),
     Option("cloud", "cloud", str, "Name of a cloud in clouds.yaml.", "NAME", "OS_CLOUD"),
     Option(
+        "token-file",
+        "token_file",
+        _path,
+        "File with a token and nothing else; read again when the store refuses the token. Needs"
+        " --storage-url.",
+        "FILE",
+        "none",
+    ),
+    Option(
+        "token-command",
+        "token_command",
+        str,
+        "Command for /bin/sh that prints a token; run again when the store refuses the token. Needs"
+        " --storage-url.",
+        "COMMAND",
+        "none",
+    ),
+    Option(
         "ca-file",
         "ca_file",
         _path,

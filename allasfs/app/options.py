@@ -26,7 +26,7 @@ CONFIG_OPTION = "config"
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
 YES_OR_NO = "yes|no"
 # Of these the stronger source counts, and both in one source are an error.
-ALTERNATIVES = ("rc-file", "cloud")
+ALTERNATIVES = ("rc-file", "cloud", "token-file", "token-command")
 
 # What fstab and mount(8) pass for their own purposes, or what says no more than is true anyway
 # (a file here never has a set-user-id bit, is never a device, and has no time of access).
@@ -54,6 +54,8 @@ class Settings:
     log_journal: bool = False
     rc_file: Path | None = None
     cloud: str | None = None
+    token_file: Path | None = None
+    token_command: str | None = None
     ca_file: Path | None = None
     storage_url: str | None = None
     region: str | None = None

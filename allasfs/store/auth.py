@@ -38,9 +38,12 @@ from allasfs.store.forms import (
     Project,
     Sources,
     SwiftV1,
+    TokenFrom,
     check_url,
+    same_address,
 )
-from allasfs.store.renewal import Clock, Endpoint, FixedToken, Grant, Renewing
+from allasfs.store.renewal import Asker, Clock, Endpoint, FixedToken, Grant, Renewing
+from allasfs.store.tokens import AskForToken
 
 __all__ = ["Auth", "Endpoint", "Sources", "load"]
 
@@ -113,7 +116,8 @@ def _fixed(given: GivenToken, storage_url: str, timeout_s: float, wall_clock: Cl
     def read_again() -> str | None:
         newer = credentials.read_token(given.token_file)
         # Another address is another project: a mount does not move to that.
-        return newer[0] if newer and newer[1] == given.token_url else None
+        is_same = newer and given.token_url and same_address(newer[1], given.token_url)
+        return newer[0] if newer and is_same else None
 
     def ask_expiry(token: str) -> float | None:
         asker = _AskAboutToken(replace(given, token=token), timeout_s, wall_clock)
@@ -130,7 +134,9 @@ def _fixed(given: GivenToken, storage_url: str, timeout_s: float, wall_clock: Cl
     )
 
 
-def _asker(chosen: Credentials, timeout_s: float, wall_clock: Clock) -> _HttpAsker:
+def _asker(chosen: Credentials, timeout_s: float, wall_clock: Clock) -> Asker:
+    if isinstance(chosen, TokenFrom):
+        return AskForToken(chosen)
     if isinstance(chosen, SwiftV1):
         return _AskSwiftV1(chosen, timeout_s, wall_clock)
     if isinstance(chosen, GivenToken):
@@ -317,13 +323,27 @@ class _AskAboutToken(_HttpAsker):
     """A token without storage URL: Keystone says what it opens."""
 
     kind = "token"
-    advice = "nothing renews it: mount again with another one, or with a password"
+    advice = f"if nothing else renews it, {ADVICE}"
 
     def __init__(self, chosen: GivenToken, timeout_s: float, wall_clock: Clock) -> None:
         # A token with neither address was refused when the credentials were chosen.
         url, who = chosen.auth_url or "", "the token (OS_AUTH_TOKEN)"
         super().__init__(chosen, url, who, timeout_s, wall_clock)
         self._given = chosen
+        # What the token opens, once Keystone has said it.
+        self._storage_url = ""
+
+    def ask(self) -> Grant:
+        """Return the token, or the newer one that is where allas-conf leaves them."""
+        known, given = self._storage_url, self._given
+        newer = credentials.read_token(given.token_file) if known else None
+        # Another address is another project: a mount does not move to that.
+        if newer and newer[0] != given.token and same_address(newer[1], known):
+            self._given = replace(given, token=newer[0])
+            log.info("a new token was found")
+        grant = super().ask()
+        self._storage_url = grant.endpoint.storage_url
+        return grant
 
     def _ask(self, http: session.Session) -> Grant:
         given, url = self._given, self.address

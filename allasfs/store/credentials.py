@@ -2,7 +2,8 @@
 
 The first of these that is there is used, and nothing of the later ones is mixed in:
 
-1. on the command line: an RC file, or a cloud of ``clouds.yaml`` by name (not both);
+1. on the command line: an RC file, a cloud of ``clouds.yaml`` by name, a file that holds a token,
+   or a command that prints one (only one of these);
 2. in the environment: ``OS_CLOUD``; else the ``OS_*`` and ``ST_*`` variables (below);
 3. ``~/.allas_connection``, which ``allas-conf --store-token`` writes;
 4. a password that the user types, when the environment has all but the password.
@@ -39,6 +40,7 @@ from allasfs.store.forms import (
     Project,
     Sources,
     SwiftV1,
+    TokenFrom,
     User,
     check_ca_file,
     check_interface,
@@ -93,8 +95,17 @@ _FALSE = frozenset({"", "0", "false", "no", "off", "n", "f"})
 
 def choose(sources: Sources) -> Credentials:
     """Return the credentials to use; raise BadCredentials with one line when there are none."""
-    if sources.rc_file is not None and sources.cloud is not None:
-        raise BadCredentials("an RC file and a cloud are both given: give one of them")
+    given = {
+        "an RC file": sources.rc_file,
+        "a cloud": sources.cloud,
+        "a token file": sources.token_file,
+        "a token command": sources.token_command,
+    }
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise BadCredentials(f"{' and '.join(names)} are both given: give one of them")
+    if sources.token_file is not None or sources.token_command is not None:
+        return _token_from(sources)
     if sources.rc_file is not None:
         return _from_rc_file(sources, sources.rc_file)
     if cloud := sources.cloud or sources.environ.get("OS_CLOUD"):
@@ -146,6 +157,28 @@ def _from_rc_file(sources: Sources, path: Path) -> Credentials:
     if password := sources.environ.get("OS_PASSWORD"):
         return _Variables({**found, "OS_PASSWORD": password}, sources, str(path)).credentials()
     return variables.with_password(sources.ask_password).credentials()
+
+
+def _token_from(sources: Sources) -> TokenFrom:
+    file, command = sources.token_file, sources.token_command
+    source = str(file) if file is not None else "the token command"
+    if file is None and not command:
+        raise BadCredentials("the token command is empty")
+    if not sources.storage_url:
+        raise BadCredentials(
+            f"{source}: a token alone does not say where the store is: give the storage URL, too"
+        )
+    cacert = sources.ca_file or sources.environ.get("OS_CACERT")
+    return TokenFrom(
+        place=Place(
+            source=source,
+            storage_url=check_url("the storage URL", sources.storage_url),
+            ca_file=check_ca_file("the CA file" if sources.ca_file else "OS_CACERT", cacert),
+        ),
+        file=file,
+        command=command or "",
+        environ=sources.environ,
+    )
 
 
 def _named_cloud(sources: Sources, variables: Mapping[str, str], name: str) -> NamedCloud:

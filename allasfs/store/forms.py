@@ -35,6 +35,8 @@ class Sources(_Secret):
     home: Path
     rc_file: Path | None = None
     cloud: str | None = None
+    token_file: Path | None = None
+    token_command: str | None = None
     ca_file: Path | None = None
     storage_url: str | None = None
     region: str | None = None
@@ -121,6 +123,17 @@ class GivenToken(_Secret):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenFrom(_Secret):
+    """A token that someone else renews: in a file, or printed by a command."""
+
+    place: Place
+    file: Path | None = None
+    command: str = ""
+    # Of the command.
+    environ: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SwiftV1(_Secret):
     """A user and key of Swift's own authentication."""
 
@@ -143,7 +156,18 @@ class NamedCloud(_Secret):
     ask_password: Callable[[str], str] | None = None
 
 
-Credentials = Password | ApplicationCredential | GivenToken | SwiftV1 | NamedCloud
+Credentials = Password | ApplicationCredential | GivenToken | TokenFrom | SwiftV1 | NamedCloud
+
+
+def same_address(one: str, other: str) -> bool:
+    """Whether two addresses are the same, one of which may name the usual port."""
+
+    def parts(url: str) -> tuple[str, str | None, int | None, str]:
+        split = urlsplit(url)
+        usual = {"http": 80, "https": 443}.get(split.scheme)
+        return split.scheme, split.hostname, split.port or usual, split.path.rstrip("/")
+
+    return parts(one) == parts(other)
 
 
 def check_url(name: str, url: str) -> str:

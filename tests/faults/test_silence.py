@@ -318,6 +318,37 @@ def test_an_identity_service_that_forgot_a_request_is_asked_again(
     assert stored(swift, bucket, "file") == b"content"
 
 
+@pytest.mark.semantics("T4")
+@pytest.mark.parametrize("kind", ["file", "command"])
+def test_a_mount_goes_on_with_the_token_that_its_owner_renews(
+    cloud: Cloud,
+    proxy: FaultProxy,
+    bucket: str,
+    served: MakeMount,
+    swift: Connection,
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    old, new, path = cloud.token().id, cloud.token().id, tmp_path / "token"
+    path.write_text(f"{old}\n")
+    words = {"token_file": path} if kind == "file" else {"token_command": f"cat {path}"}
+    options = {"storage_url": proxy.through(cloud.storage_url), **words}
+    one = served(mount_command("", options))
+    (one.path / bucket / "first").write_bytes(b"content")
+    path.write_text(f"{new}\n")
+    proxy.forget_requests()
+    proxy.fail(do.status(401), "PUT")
+    (one.path / bucket / "second").write_bytes(b"content")
+    assert stored(swift, bucket, "second") == b"content"
+    tokens = [each.headers["x-auth-token"] for each in proxy.requests() if each.method == "PUT"]
+    assert tokens == [old, new]
+    words_of_status = (sys.executable, "-m", "allasfs", "status", str(one.path))
+    told = succeed(*words_of_status, env=clean_environ(one.folder))
+    assert (str(path) if kind == "file" else "the token command") in told
+    assert old not in told + one.log()
+    assert new not in told + one.log()
+
+
 def pauses(served: Served) -> list[float]:
     """Return the pauses between attempts that the log tells of."""
     return [float(text) for text in re.findall(r"again in ([\d.]+) s", served.log())]

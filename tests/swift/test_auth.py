@@ -161,6 +161,21 @@ def test_token_with_keystone(cloud: Cloud, sources: Sources, *, has_project: boo
     assert opens(load(replace(sources, environ=environ)), cloud)
 
 
+@pytest.mark.semantics("T2")
+def test_refused_token_with_keystone_is_replaced_from_the_connection_file(
+    cloud: Cloud, sources: Sources
+) -> None:
+    old, new = cloud.token(), cloud.token()
+    environ = {"OS_AUTH_TOKEN": old.id, "OS_AUTH_URL": cloud.auth_url}
+    auth = load(replace(sources, environ=environ))
+    assert opens(auth, cloud)
+    text = f"export OS_AUTH_TOKEN={new.id}\nexport OS_STORAGE_URL={new.storage_url}\n"
+    (sources.home / ".allas_connection").write_text(text)
+    assert auth.refused(old.id)
+    assert auth.endpoint().token == new.id
+    assert opens(auth, cloud)
+
+
 def test_token_of_one_project_for_another(cloud: Cloud, sources: Sources) -> None:
     other = cloud.add_user(cloud.credentials.username, "project_2009999")
     environ = {"OS_AUTH_TOKEN": cloud.token().id, "OS_AUTH_URL": cloud.auth_url}

@@ -643,6 +643,32 @@ def test_refused_token_is_replaced_from_the_connection_file(
     assert auth.endpoint().storage_url == STORAGE_URL
 
 
+@pytest.mark.semantics("T2")
+def test_a_refused_token_without_storage_url_is_replaced_from_the_connection_file(
+    loader: Loader, service: Service, tmp_path: Path
+) -> None:
+    service.status = 200
+    connect(tmp_path, "old")
+    auth = loader.auth({"OS_AUTH_TOKEN": "old", "OS_AUTH_URL": service.url})
+    assert auth.endpoint().token == "old"
+    connect(tmp_path, "new", STORAGE_URL.replace("swift.test/", "swift.test:443/"))
+    assert auth.refused("old") is True
+    assert (auth.endpoint().token, auth.endpoint().storage_url) == ("new", STORAGE_URL)
+    assert [body["subject"] for body in service.bodies] == ["old", "new"]
+
+
+@pytest.mark.semantics("T2")
+def test_a_token_without_storage_url_does_not_move_to_another_project(
+    loader: Loader, service: Service, tmp_path: Path
+) -> None:
+    service.status = 200
+    auth = loader.auth({"OS_AUTH_TOKEN": "old", "OS_AUTH_URL": service.url})
+    assert auth.endpoint().token == "old"
+    connect(tmp_path, "new", "https://swift.test/v1/AUTH_other")
+    assert auth.refused("old") is False
+    assert auth.endpoint().token == "old"
+
+
 def test_mount_does_not_move_to_the_project_of_another_token(
     loader: Loader, tmp_path: Path, expected_logs: ExpectedLogs
 ) -> None:

@@ -138,6 +138,7 @@ SAMPLES = {
     "FOLDER": ("/some/where", Path("/some/where")),
     "FILE": ("/some/where", Path("/some/where")),
     "NAME": ("name", "name"),
+    "COMMAND": ("get | cut -c1", "get | cut -c1"),
     "URL": ("https://a/b", "https://a/b"),
     "LEVEL": ("debug", "debug"),
     "KIND": ("slo", "slo"),
