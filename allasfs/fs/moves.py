@@ -143,7 +143,7 @@ class Moves:
     def _is_renamed_here(self, file: OpenFile, old: Place, new: Place, found: Found) -> bool:
         """Rename a file that the store does not have yet, else see that it has it."""
         with file.lock:
-            file.recall()
+            file.see()
             if not file.is_only_here:
                 file.store()
                 return False
@@ -325,6 +325,8 @@ class Moves:
     def _rename_directory(self, old: Place, new: Place) -> None:
         if old.holds(new):
             raise BadArgument(new.key, "a directory cannot be moved into itself")
+        for file in self._files.below(old):
+            file.see()
         target = self._target(old, new)
         markers = self._listings.markers(old.bucket, old.prefix)
         objects = self._objects(old, {marker.key for marker in markers})

@@ -348,7 +348,7 @@ class OpenFile:
             self._open_spool().describe(*self._own(), exclusive=exclusive)
             try:
                 head = None if self.info is None else self._head()
-                info, metadata = self._upload(head, exclusive=exclusive)
+                info, metadata = self._upload_over_own(head, exclusive=exclusive)
             except FsError as exc:
                 raise self._failed(exc) from exc.__cause__
             self._is_stored(info, given, metadata)
@@ -503,19 +503,43 @@ class OpenFile:
             if head is not None and not self._is_known(head.info, draft):
                 raise Stale(str(self.place), CONFLICT)
         try:
-            return self._upload(head, exclusive=exclusive)
+            return self._upload_over_own(head, exclusive=exclusive)
         except Exists as exc:
+            raise Exists(str(self.place), CONFLICT) from exc
+
+    def _upload_over_own(
+        self, head: ObjectHead | None, *, exclusive: bool
+    ) -> tuple[ObjectInfo, dict[str, str]]:
+        """Upload; with ``exclusive`` replace nothing but what an upload before has stored."""
+        try:
+            return self._upload(head, exclusive=exclusive)
+        except Exists:
             head = self._head()
-            if head is None or not self._is_known(head.info, draft):
-                raise Exists(str(self.place), CONFLICT) from exc
-            # An upload before was done, and its answer lost.
+            if head is None or not self._is_known(head.info, self._open_spool()):
+                raise
+            # It was done, and its answer lost.
             return self._upload(head, exclusive=False)
 
     def _is_known(self, info: ObjectInfo, draft: Draft) -> bool:
-        """Whether the object is the version that was changed here, or has the file's bytes."""
+        """Whether the object is the version that was changed here, or was sent from here."""
         if self.info is not None and (self.info.same_version(info) or self.info.same_bytes(info)):
             return True
-        return (info.size, info.etag) == (draft.size, draft.file.md5())
+        return draft.has_tried(info) or (info.size, info.etag) == (draft.size, draft.file.md5())
+
+    def see(self) -> None:
+        """Find out whether the store has a new file after all, whose upload got no answer.
+
+        Before its name goes: else the object would stay there. Raises as the store does.
+        """
+        with self.lock:
+            self.recall()
+            draft = self._spool
+            if self.info is not None or draft is None or not draft.may_be_stored:
+                return
+            head = self._head()
+            if head is not None and draft.has_tried(head.info):
+                self.info = head.info
+                self._services.listings.stored(self.place.bucket, head.info)
 
     def _rest(self) -> None:
         if not self.handles and self.is_pending and self._spool is not None:

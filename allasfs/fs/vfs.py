@@ -522,7 +522,7 @@ class Vfs:
         file = self._files.at(place)
         with nullcontext() if file is None else file.lock:
             if file is not None:
-                file.recall()
+                file.see()
             self._unlink(place, file)
 
     def _unlink(self, place: Place, file: OpenFile | None) -> None:

@@ -431,7 +431,8 @@ class Draft(Segments):
                 if segment and (segment.container, segment.key) == (old.bucket, old.key):
                     part.segment = Segment(bucket, key, segment.size, segment.etag)
             replaced = old.over if over is None else over.file.path.stem
-            self._note = replace(old, bucket=bucket, key=key, base=base, over=replaced)
+            tried = () if over is None else over._note.tried
+            self._note = replace(old, bucket=bucket, key=key, base=base, over=replaced, tried=tried)
             self._looking = None
             if self._layout or self.is_owed:
                 with suppress(FsError):

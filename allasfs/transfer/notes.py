@@ -72,6 +72,8 @@ class Note:
     # Segments of the version that is replaced: removed when the new one stands.
     old: tuple[Segment, ...] = ()
     etag: str = ""
+    # Sizes and MD5s of what was sent without an answer: it may be stored in place of the base.
+    tried: tuple[tuple[int, str], ...] = ()
     # Why the upload failed, and when (seconds since 1970).
     why: str = ""
     when: float = 0.0
@@ -90,6 +92,10 @@ class Note:
         """Whether all of it is in segments, so that a manifest over them may be stored."""
         sent = Spans.of((part.start, part.stop) for part in self.parts if part.segment is not None)
         return self.has_segments and not sent.missing(0, self.size)
+
+    def has_tried(self, info: ObjectInfo) -> bool:
+        """Whether a version may be what was sent without an answer."""
+        return (info.size, info.etag) in self.tried
 
     def local(self) -> Spans:
         """Return the spans that are on the disk."""
@@ -146,6 +152,7 @@ class Note:
                 base=None if base is None else _info(base),
                 parts=tuple(_part(part) for part in parts),
                 present=tuple((start, stop) for start, stop in plain.pop("present")),
+                tried=tuple((size, etag) for size, etag in plain.pop("tried", ())),
                 stored=tuple(Segment(**segment) for segment in plain.pop("stored")),
                 old=tuple(Segment(**segment) for segment in plain.pop("old")),
                 **plain,

@@ -27,6 +27,8 @@ class Standing(Enum):
     BASE = "as before"
     # The entry's own bytes: its upload was done, and the answer was lost.
     OURS = "stored"
+    # What the entry had when it was sent before, without an answer.
+    EARLIER = "sent before"
     OTHER = "changed"
 
 
@@ -70,6 +72,8 @@ class Owed:
             return Look(Standing.OURS, head)
         if note.base is not None and head.info.same_bytes(note.base):
             return Look(Standing.BASE, head)
+        if note.state in OWED and note.has_tried(head.info) and not note.missing():
+            return Look(Standing.EARLIER, head)
         return Look(Standing.OTHER, head)
 
     def _is_published(self, note: Note, head: ObjectHead) -> bool:
@@ -172,6 +176,12 @@ class Owed:
             content_type=content_type or guess(note.key.rpartition("/")[2]),
             metadata={**known, **note.metadata},
         )
+
+
+def over_version(note: Note, base: ObjectInfo | None) -> Note:
+    """Return a note of the same bytes, all of which are its own, over another version."""
+    parts = tuple(part for part in note.parts if part.is_own)
+    return replace(note, base=base, parts=parts, old=(), exclusive=False)
 
 
 def _segments(note: Note) -> list[Segment]:

@@ -23,7 +23,7 @@ from allasfs.store.api import ObjectInfo
 from allasfs.transfer.draft import Draft
 from allasfs.transfer.journal import Entry
 from allasfs.transfer.notes import KEPT, Note
-from allasfs.transfer.owed import Owed, Standing
+from allasfs.transfer.owed import Owed, Standing, over_version
 from allasfs.transfer.readahead import Window
 from allasfs.transfer.resume import Stored
 from allasfs.transfer.sending import Sending
@@ -88,7 +88,9 @@ class Rescue:
                 self._owed.clear_stored(note)
                 self._spool.remove(entry)
                 return look.head.info
-            if look.standing is Standing.OTHER:
+            if look.standing is Standing.EARLIER and look.head is not None:
+                note = over_version(note, look.head.info)
+            elif look.standing is Standing.OTHER:
                 if not over:
                     raise type(look.error)(entry.subject, look.error.why)
                 if note.missing():
@@ -97,7 +99,7 @@ class Rescue:
                         f"{describe(note.missing())} were in the version that"
                         " is gone: save what is here",
                     )
-                note = _over(note, look.head.info if look.head else None)
+                note = over_version(note, look.head.info if look.head else None)
             return self._upload(entry, note)
 
     def _entry(self, name: str) -> Entry:
@@ -122,7 +124,7 @@ class Rescue:
             raise Exists(f"{bucket}/{key}", "there is an object of this name")
         if note.missing():
             note = self._fetched(entry, note)
-        return replace(_over(note, base), bucket=bucket, key=key, exclusive=base is None)
+        return replace(over_version(note, base), bucket=bucket, key=key, exclusive=base is None)
 
     def _fetched(self, entry: Entry, note: Note) -> Note:
         """Fetch what only the stored version has, which another name's upload cannot refer to."""
@@ -184,12 +186,6 @@ class Rescue:
                 elif not self._sending.remove(layout, list(note.stored)):
                     raise Unavailable(entry.subject, "its segments could not be removed")
             self._spool.remove(entry)
-
-
-def _over(note: Note, base: ObjectInfo | None) -> Note:
-    """Return a note of the same bytes, all of which are its own, over another version."""
-    parts = tuple(part for part in note.parts if part.is_own)
-    return replace(note, base=base, parts=parts, old=(), exclusive=False)
 
 
 # -- saving ---------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from allasfs.store.api import ObjectInfo
 from allasfs.transfer import leftovers, notes
 from allasfs.transfer.journal import Entry
 from allasfs.transfer.notes import Note
-from allasfs.transfer.owed import Owed, Standing
+from allasfs.transfer.owed import Owed, Standing, over_version
 from allasfs.transfer.spool import Spool
 from allasfs.transfer.spoolfile import SpoolFile
 from allasfs.transfer.uploader import Uploader
@@ -171,12 +171,13 @@ class Resume:
             self._spool.remove(entry)
         elif look.standing is Standing.OTHER:
             self._keep(entry, look.error.why, is_gone=look.head is None)
+        elif look.standing is Standing.EARLIER and look.head is not None:
+            self._finish(entry, over_version(note, look.head.info))
         else:
-            self._finish(entry)
+            self._finish(entry, note)
 
-    def _finish(self, entry: Entry) -> None:
-        note = entry.note
-        draft = self._owed.draft(entry)
+    def _finish(self, entry: Entry, note: Note) -> None:
+        draft = self._owed.draft(entry, note)
         try:
             info = self._owed.upload(draft, note)
         except Unavailable:

@@ -289,6 +289,24 @@ class Segments:
             self._save(PENDING, durable=durable)
         self.is_owed = True
 
+    def trying(self, md5: str) -> None:
+        """Note that these bytes are sent in one piece; forgotten when the answer is there."""
+        with self._lock:
+            sent = (self.size, md5)
+            self._note = replace(self._note, tried=tuple({*self._note.tried, sent}))
+            if self.is_owed:
+                with suppress(FsError):
+                    self._save(self._note.state, durable=False)
+
+    def has_tried(self, info: ObjectInfo) -> bool:
+        """Whether a version may be what was sent without an answer."""
+        return self._note.has_tried(info)
+
+    @property
+    def may_be_stored(self) -> bool:
+        """Whether something was sent of which no answer came."""
+        return bool(self._note.tried)
+
     def forget(self) -> None:
         """The file was unlinked: the next mount shall not find it."""
         if self.is_owed and self._layout is None:

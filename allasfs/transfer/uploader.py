@@ -87,6 +87,7 @@ class Uploader:
         leftovers = self._leftovers(draft)
         md5 = draft.file.md5()
         replaced = leftovers.before(draft.bucket, found, md5)
+        draft.trying(md5)
         try:
             info = self._store.put(
                 draft.bucket,

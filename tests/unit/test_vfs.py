@@ -836,6 +836,21 @@ def test_a_file_that_another_client_made_after_o_excl_is_not_replaced(
     assert get_bytes(store, "bucket", "lock") == b"Again"
 
 
+@pytest.mark.semantics("C9", "C20")
+def test_an_fsync_of_a_file_of_its_own_can_be_repeated_after_an_answer_was_lost(
+    fs: VfsFs, store: MemStore
+) -> None:
+    fd = fs.open("/bucket/lock", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    fs.pwrite(fd, b"mine", 0)
+    store.fail_next(Unavailable("store", "reset"), "put", is_done=True)
+    with pytest.raises(Unavailable):
+        fs.fsync(fd)
+    fs.pwrite(fd, b" only", 4)
+    fs.fsync(fd)
+    fs.close(fd)
+    assert get_bytes(store, "bucket", "lock") == b"mine only"
+
+
 @pytest.mark.semantics("C19")
 def test_a_version_that_is_gone_when_the_rest_of_it_is_fetched_is_stale_and_looked_up_anew(
     fs: VfsFs, store: MemStore, clock: FakeClock, expected_logs: ExpectLog

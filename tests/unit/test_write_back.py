@@ -603,6 +603,96 @@ def test_an_upload_whose_answer_was_lost_is_no_conflict(
     assert status(fs, "not_stored") == []
 
 
+def lose_an_answer(fs: VfsFs, store: MemStore, expected_logs: ExpectLog, path: str) -> None:
+    """Write a file whose upload is done and gets no answer; it waits for another attempt."""
+    expected_logs("closed files wait for the store")
+    tried = threading.Event()
+    store.after = lambda call: tried.set() if call.method == "put" else None
+    store.fail_next(Unavailable("store", "reset"), "put", is_done=True)
+    write_file(fs, path, b"content")
+    fs.vfs._pending.hurry()
+    assert tried.wait(PATIENCE_S)
+    while fs.vfs._pending._sending:
+        time.sleep(0.001)
+    with fs.vfs._pending._lock:
+        fs.vfs._pending._pause_until = time.monotonic() + NEVER_S
+    assert path.removeprefix("/bucket/") in store.keys("bucket")
+    assert status(fs, "pending_files") == 1
+
+
+@pytest.fixture
+def lost(fs: VfsFs, store: MemStore, expected_logs: ExpectLog) -> VfsFs:
+    """A mount with such a file."""
+    lose_an_answer(fs, store, expected_logs, "/bucket/a")
+    return fs
+
+
+@pytest.mark.semantics("W6")
+def test_a_file_that_changes_after_an_answer_was_lost_is_no_conflict(
+    lost: VfsFs, store: MemStore
+) -> None:
+    write_file(lost, "/bucket/a", b"newer")
+    assert lost.vfs.sync()
+    assert get_bytes(store, "bucket", "a") == b"newer"
+    assert status(lost, "not_stored") == []
+
+
+@pytest.mark.semantics("W3")
+def test_a_file_that_is_removed_after_an_answer_was_lost_is_not_left_in_the_store(
+    lost: VfsFs, store: MemStore
+) -> None:
+    lost.unlink("/bucket/a")
+    assert store.keys("bucket") == []
+    assert lost.vfs.sync()
+    assert lost.listdir("/bucket") == []
+
+
+@pytest.mark.semantics("W3")
+def test_a_file_that_is_renamed_after_an_answer_was_lost_has_one_name(
+    lost: VfsFs, store: MemStore
+) -> None:
+    lost.rename("/bucket/a", "/bucket/b")
+    assert lost.vfs.sync()
+    assert store.keys("bucket") == ["b"]
+    assert get_bytes(store, "bucket", "b") == b"content"
+    assert lost.listdir("/bucket") == ["b"]
+
+
+@pytest.mark.semantics("W3")
+def test_a_directory_that_is_renamed_after_an_answer_was_lost_leaves_nothing_behind(
+    fs: VfsFs, store: MemStore, expected_logs: ExpectLog
+) -> None:
+    fs.mkdir("/bucket/d")
+    lose_an_answer(fs, store, expected_logs, "/bucket/d/a")
+    fs.rename("/bucket/d", "/bucket/e")
+    assert fs.vfs.sync()
+    assert store.keys("bucket") == ["e/", "e/a"]
+    assert get_bytes(store, "bucket", "e/a") == b"content"
+
+
+@pytest.mark.semantics("W3")
+def test_a_file_that_is_replaced_by_a_rename_after_an_answer_was_lost_is_no_conflict(
+    lost: VfsFs, store: MemStore
+) -> None:
+    write_file(lost, "/bucket/b", b"newer")
+    lost.rename("/bucket/b", "/bucket/a")
+    assert lost.vfs.sync()
+    assert store.keys("bucket") == ["a"]
+    assert get_bytes(store, "bucket", "a") == b"newer"
+
+
+@pytest.mark.semantics("W2", "W6")
+def test_what_was_sent_without_an_answer_is_no_conflict_for_the_next_mount(
+    lost: VfsFs, mount: Mount, store: MemStore
+) -> None:
+    write_file(lost, "/bucket/a", b"newer")
+    kill(lost.vfs)
+    after = mount()
+    assert after.vfs.sync()
+    assert get_bytes(store, "bucket", "a") == b"newer"
+    assert status(after, "kept") == []
+
+
 @pytest.mark.semantics("W6")
 def test_a_file_that_another_client_removed_is_stored(mount: Mount, store: MemStore) -> None:
     put_bytes(store, "bucket", "a", b"older")
