@@ -39,8 +39,8 @@ def sample(mount: str, pid: int, seconds: float) -> Sample:
 
 def medians(samples: Sequence[Sample]) -> dict[str, tuple[float, float]]:
     """Return the median of the second and of the last quarter of each figure."""
-    quarter = len(samples) // 4
-    second, last = samples[quarter : 2 * quarter], samples[-quarter:]
+    quarter = max(1, len(samples) // 4)
+    second, last = samples[quarter : 2 * quarter] or samples, samples[-quarter:]
     rows = [[asdict(each) for each in part] for part in (second, last)]
     return {
         name: (
