@@ -137,6 +137,8 @@ class _Upload:
         self._source = source
         self._deadline = deadline
         self._furthest = 0
+        # What the source failed with; libraries on the way take it for a fault of the connection.
+        self.failure: FsError | None = None
 
     @property
     def size(self) -> int:
@@ -149,12 +151,16 @@ class _Upload:
     def chunks(self) -> Iterator[bytes]:
         """Yield the bytes from the start."""
         sent = 0
-        for chunk in self._source.chunks():
-            yield chunk
-            sent += len(chunk)
-            if sent > self._furthest:
-                self._furthest = sent
-                self._deadline.progress()
+        try:
+            for chunk in self._source.chunks():
+                yield chunk
+                sent += len(chunk)
+                if sent > self._furthest:
+                    self._furthest = sent
+                    self._deadline.progress()
+        except FsError as exc:
+            self.failure = exc
+            raise
 
     def __iter__(self) -> Iterator[bytes]:
         return self.chunks()
@@ -779,6 +785,8 @@ class SwiftStore:
         except _TRANSPORT_ERRORS as exc:
             if isinstance(exc, FsError):
                 raise
+            if request.source is not None and request.source.failure is not None:
+                raise request.source.failure from exc
             raise _RetriableError(_transport_error(request, exc)) from exc
         finally:
             if response is None or not response.keep:

@@ -18,6 +18,7 @@ from allasfs.deadline import Deadline, within
 from allasfs.errors import (
     AccessDenied,
     BadCredentials,
+    BadHandle,
     Exists,
     FsError,
     HostUnreachable,
@@ -165,6 +166,23 @@ def test_a_connection_that_is_closed_instead_of_an_answer_is_tried_again(
     server.script(HANG_UP, b"HTTP/1.", success)
     call(store)
     assert len(server.received) == 3
+
+
+class Withdrawn(Bytes):
+    """A source whose bytes nobody wants any more."""
+
+    def chunks(self) -> Iterator[bytes]:
+        yield self._data[:1]
+        raise BadHandle("file", "nobody wants this file any more")
+
+
+def test_a_put_whose_source_ends_is_not_sent_again(
+    server: ScriptedServer, store: SwiftStore
+) -> None:
+    server.script(HANG_UP)
+    with pytest.raises(BadHandle):
+        store.put("b", "k", Withdrawn(b"body"), md5=md5_of(b"body"), content_type="t/t")
+    assert store.requests() == {"PUT": 1}
 
 
 def test_a_put_is_sent_again_from_its_first_byte(server: ScriptedServer, store: SwiftStore) -> None:
