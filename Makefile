@@ -1,7 +1,7 @@
 # `make` alone prints the targets. What a target needs is installed by tools/setup.
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test setup-bench demo test test-rgw test-large check fix unit fuzz faults \
-	tokens crash bench clean
+	tokens crash soak bench clean
 
 PYTHON := .venv/bin/python
 
@@ -67,6 +67,11 @@ TRIALS := 500
 crash: setup-test  ## Kill mounts under a mixed load, TRIALS= times with and without write-back
 	CRASH_TRIALS=$(TRIALS) CRASH_SEED=$(SEED) $(PYTHON) -m pytest -s tests/crash -o timeout=0 \
 		-o faulthandler_timeout=0
+
+MINUTES := 60
+soak: setup-test  ## Work for MINUTES= while network and servers fail at random and tokens expire: SEED=
+	SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) SOAK_REPORT=soak.jsonl $(PYTHON) -m pytest -s tests/soak \
+		-o timeout=0 -o faulthandler_timeout=0
 
 setup-bench:
 	@tools/setup bench

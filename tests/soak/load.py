@@ -10,7 +10,7 @@ import errno
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,6 +18,8 @@ from tests.crash.load import KIB, Content, Worker
 
 # C0 of docs/SEMANTICS.md, without what cannot happen here: everything injected may pass.
 PERMITTED = (errno.EIO, errno.ETIMEDOUT)
+# How many operations are told of before one that is wrong.
+LAST = 40
 MOST_FILES = 24
 MOST_LARGE = 4
 MOST_DIRECTORIES = 4
@@ -58,6 +60,8 @@ class Lasting(Worker):
     # What it does, since when.
     current: tuple[str, float] = ("", 0.0)
     wrong: list[str] = field(default_factory=list)
+    # The operations before, with the names that they changed.
+    last: deque[str] = field(default_factory=lambda: deque(maxlen=LAST))
 
     def run(self, stop: threading.Event) -> None:
         """Do operations until ``stop`` is set or something is wrong."""
@@ -93,7 +97,9 @@ class Lasting(Worker):
                 self._do(operation)
                 stop.wait(self._random.uniform(0, 2 * PAUSE_S))
         except Exception as exc:
-            self.wrong.append(f"{self.prefix}: {self.current[0]}: {exc!r}")
+            name = getattr(exc, "filename", None) or ""
+            self.wrong.append(f"{self.prefix}: {self.current[0]}: {exc!r} {name}")
+            self.wrong.append(f"{self.prefix}: before: {', '.join(self.last)}")
             stop.set()
         finally:
             self.current = ("", 0.0)
@@ -103,15 +109,21 @@ class Lasting(Worker):
         begun_s = time.monotonic()
         self.current = (name, begun_s)
         self.counts[name] += 1
+        before = dict(self.may_be)
+        outcome = ""
         try:
             operation()
         except OSError as exc:
             if exc.errno not in PERMITTED:
                 raise
             self.failures[f"{name} {errno.errorcode[exc.errno]}"] += 1
+            outcome = errno.errorcode[exc.errno]
             self._doubt()
         else:
             self.done += 1
+        finally:
+            changed = {key for key, value in self.may_be.items() if before.get(key) != value}
+            self.last.append(f"{name} {outcome} {' '.join(sorted(changed))}")
         self.pairs.clear()
         self.growing = ("", b"")
         self.slowest[name] = max(self.slowest.get(name, 0.0), time.monotonic() - begun_s)
