@@ -50,14 +50,14 @@ SECONDS = 60 * float(os.environ.get("SOAK_MINUTES", "0.67"))
 SEED = os.environ.get("SOAK_SEED", "1")
 REPORT = os.environ.get("SOAK_REPORT", "")
 WORKERS = 2
-TIMEOUT_S = 10
+TIMEOUT_S = 20
 TTL_S = 3
 LIFE_S = 20
 SHARE = 0.03
 # Nothing of a failed call is under way any more, and listings are younger.
 SETTLE_S = TIMEOUT_S + TTL_S + 5
 # An operation has a few calls, each with its deadline.
-HANG_S = 12 * TIMEOUT_S
+HANG_S = 9 * TIMEOUT_S
 SAMPLE_S = 2 if SECONDS < 300 else 5
 # What is left is uploaded in the end.
 END_S = 120
