@@ -25,6 +25,7 @@ CHUNK_BYTES = 64 * 1024
 # A server that is asked for an answer and gives none has failed, not stalled.
 SERVER_PATIENCE_S = 60.0
 BODILESS = (204, 304)
+CHANGES = ("PUT", "POST", "COPY", "DELETE")
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class Exchange:
         with self._proxy.connect() as (server, stream):
             server.sendall(asked.head() + body)
             status, reason, headers = _answer_head(stream)
+            self._proxy.look_whether_late(self._client, asked)
             answer = Answer(status, reason, headers)
             if asked.method != "HEAD" and status not in BODILESS:
                 answer = _with_body(stream, answer)
@@ -189,6 +191,7 @@ class FaultProxy:
         self._rules: list[Rule] = []  # guarded by _lock
         self._requests: list[Request] = []  # guarded by _lock
         self._struck = 0  # guarded by _lock
+        self._late: list[str] = []  # guarded by _lock
         self._clients: set[socket.socket] = set()  # guarded by _lock
         self._threads: list[threading.Thread] = []  # guarded by _lock
         self._healed = threading.Event()
@@ -257,6 +260,20 @@ class FaultProxy:
         """One of them was not failed."""
         with self._lock:
             self._struck -= 1
+
+    def late(self) -> list[str]:
+        """Return the targets of changes that were done when nobody waited for them any more."""
+        with self._lock:
+            return list(self._late)
+
+    def look_whether_late(self, client: socket.socket, request: Request) -> None:
+        """Note a change whose client has gone before the server answered."""
+        poll = select.poll()
+        poll.register(client, select.POLLRDHUP | select.POLLERR | select.POLLHUP)
+        if request.method in CHANGES and poll.poll(0):
+            places = (request.target, request.headers.get("destination", ""))
+            with self._lock:
+                self._late += [unquote(place) for place in places if place]
 
     def requests(self) -> list[Request]:
         """Return the requests since ``forget_requests``."""
@@ -357,6 +374,7 @@ class FaultProxy:
             else:
                 server.sendall(body)
             status, reason, headers = _answer_head(answers)
+            self.look_whether_late(client, request)
             answer = Answer(status, reason, headers)
             client.sendall(answer.head())
             if request.method == "HEAD" or status in BODILESS:

@@ -13,6 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.crash.load import KIB, Content, Worker
 
@@ -28,7 +29,11 @@ PAUSE_S = 0.1
 
 
 class WrongError(Exception):
-    """The mount did what it must not."""
+    """The mount did what it must not with a file."""
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(f"{name} {what}")
+        self.name = name
 
 
 def shown(content: Content) -> str:
@@ -41,6 +46,11 @@ class Lasting(Worker):
 
     # What the store has under a name of the worker.
     straight: Callable[[str], Content] = lambda name: None
+    # Whether the store changed a name when nobody waited for that any more: it was silent for
+    # longer than a deadline (R9). What is there then cannot be known here.
+    was_late: Callable[[str], bool] = lambda name: False
+    # Such names.
+    lost_track: set[str] = field(default_factory=set)
     # Nothing of a call that failed is under way after this.
     settle_s: float = 0.0
     # When a call failed that was about the name.
@@ -113,11 +123,17 @@ class Lasting(Worker):
         outcome = ""
         try:
             operation()
+        except WrongError as exc:
+            self._lose_track(exc.name, exc)
+            self._doubt()
         except OSError as exc:
             if exc.errno not in PERMITTED:
-                raise
-            self.failures[f"{name} {errno.errorcode[exc.errno]}"] += 1
-            outcome = errno.errorcode[exc.errno]
+                path = Path(exc.filename or "")
+                if not path.is_relative_to(self.directory):
+                    raise
+                self._lose_track(str(path.relative_to(self.directory)), exc)
+            outcome = errno.errorcode[exc.errno or 0]
+            self.failures[f"{name} {outcome}"] += 1
             self._doubt()
         else:
             self.done += 1
@@ -132,6 +148,20 @@ class Lasting(Worker):
             self.notes.pop(gone, None)
 
     # -- what failed ------------------------------------------------------------------------------
+
+    def _lose_track(self, wrong: str, error: Exception) -> None:
+        """Forget a name and all below it where a change that came late is what is wrong."""
+        time.sleep(1)
+        if not self.was_late(wrong):
+            raise error
+        for name in [wrong, *self._below(wrong)]:
+            self.lost_track.add(name)
+            for known in (self.unsure, self.notes, self.may_be):
+                known.pop(name, None)
+        self.broken = [pair for pair in self.broken if not self.lost_track & set(pair)]
+        self.pairs = [pair for pair in self.pairs if not self.lost_track & set(pair)]
+        self.directories = [each for each in self.directories if each != wrong]
+        self.counts["lost track of a name"] += 1
 
     def _doubt(self) -> None:
         now_s = time.monotonic()
@@ -175,10 +205,10 @@ class Lasting(Worker):
         for each, content in contents.items():
             self._check(each, content)
             if not self.is_write_back and (there := self.straight(each)) != content:
-                raise WrongError(f"{each}: {shown(content)}, in the store: {shown(there)}")
+                raise WrongError(each, f"is {shown(content)}, in the store {shown(there)}")
         is_lost = all(content is None for content in contents.values())
         if pair and is_lost and all(each in self.unsure for each in pair):
-            raise WrongError(f"{pair[0]} is lost in its rename to {pair[1]}")
+            raise WrongError(pair[0], f"is lost in its rename to {pair[1]}")
         for each, content in contents.items():
             self.may_be[each] = {content}
             self.unsure.pop(each, None)
@@ -232,7 +262,7 @@ class Lasting(Worker):
         finally:
             os.close(fd)
         if written != len(data):
-            raise WrongError(f"{name}: {written} of {len(data)} bytes written")
+            raise WrongError(name, f"took {written} of {len(data)} bytes")
         self.failed_names.discard(name)
         self.may_be[name] = {after}
 
@@ -252,7 +282,7 @@ class Lasting(Worker):
                 offset = self._random.randrange(len(content) + 1)
                 size = self._random.choice((1, 4 * KIB, 100 * KIB))
                 if os.pread(fd, size, offset) != content[offset : offset + size]:
-                    raise WrongError(f"{name}: wrong bytes at {offset}")
+                    raise WrongError(name, f"has wrong bytes at {offset}")
         finally:
             os.close(fd)
 
@@ -261,21 +291,23 @@ class Lasting(Worker):
         if (name := self._old_name()) is None:
             return
         if (size := (self.directory / name).stat().st_size) != len(self._only(name)):
-            raise WrongError(f"{name}: {size} bytes in place of {len(self._only(name))}")
+            raise WrongError(name, f"has {size} bytes in place of {len(self._only(name))}")
         if (self.directory / f"{name}.absent").exists():
-            raise WrongError(f"{name}.absent is there")
+            raise WrongError(f"{name}.absent", "is there")
 
     def find(self) -> None:
         """List everything, with sizes."""
         found: dict[str, int] = {}
         self._walk("", found)
         for name, size in found.items():
+            if name in self.lost_track:
+                continue
             sizes = {len(each) for each in self.may_be.get(name, ()) if each is not None}
             if size not in sizes:
-                raise WrongError(f"{name} is listed with {size} bytes in place of {sorted(sizes)}")
+                raise WrongError(name, f"is listed with {size} bytes in place of {sorted(sizes)}")
         for name, contents in self.may_be.items():
             if None not in contents and name not in found and name not in self.unsure:
-                raise WrongError(f"{name} is not listed")
+                raise WrongError(name, "is not listed")
 
     def set_note(self) -> None:
         """Set an extended attribute."""
@@ -295,7 +327,7 @@ class Lasting(Worker):
         path = self.directory / name
         note = os.getxattr(path, "user.note").decode()
         if note != self.notes[name] or "user.note" not in os.listxattr(path):
-            raise WrongError(f"{name}: {note} in place of {self.notes[name]}")
+            raise WrongError(name, f"has the {note} in place of {self.notes[name]}")
 
     def touch(self) -> None:
         """Set the time of a file."""
@@ -304,7 +336,7 @@ class Lasting(Worker):
         when_ns = self._random.randrange(10**9) * 1_000_000_000 + 500_000_000
         os.utime(self.directory / name, ns=(when_ns, when_ns))
         if (found := (self.directory / name).stat().st_mtime_ns) != when_ns:
-            raise WrongError(f"{name}: time {found} in place of {when_ns}")
+            raise WrongError(name, f"has the time {found} in place of {when_ns}")
 
     def make_directory(self) -> None:
         if len(self.directories) < MOST_DIRECTORIES:
@@ -383,7 +415,7 @@ class Lasting(Worker):
         permitted = self.may_be.get(name, {None})
         if content not in permitted:
             wanted = " or ".join(sorted(shown(each) for each in permitted))
-            raise WrongError(f"{name}: {shown(content)} in place of {wanted}")
+            raise WrongError(name, f"is {shown(content)} in place of {wanted}")
 
     def _only(self, name: str) -> bytes:
         """Return the content of a file that is there for sure."""
