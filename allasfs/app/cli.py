@@ -240,45 +240,41 @@ def _wait(text: str) -> float | None:
     return value
 
 
-def _umount(args: list[str]) -> int:
-    from allasfs.app import commands
-
-    parser = _Parser(
-        prog="allasfs umount",
-        description="Unmount DIR and wait until everything is uploaded and its process has ended."
-        " Also removes the mount of a process that has died.",
-        allow_abbrev=False,
-    )
+def _parsed_wait(
+    name: str, args: list[str], description: str, wait_s: float | None
+) -> argparse.Namespace:
+    """Return the words of a command that waits for the uploads of the mount at ``directory``."""
+    parser = _Parser(prog=f"allasfs {name}", description=description, allow_abbrev=False)
     parser.add_argument("directory", metavar="DIR")
+    default = "forever" if wait_s is None else f"{wait_s:g}"
     parser.add_argument(
         "--wait",
         metavar="SECONDS",
         type=_wait,
-        default=commands.UMOUNT_WAIT_S,
+        default=wait_s,
         help="Wait no longer than this (or 'forever') for the uploads, which go on, and say what is"
-        f" left. [default: {commands.UMOUNT_WAIT_S:g}]",
+        f" left. [default: {default}]",
     )
-    found = parser.parse_args(args)
+    return parser.parse_args(args)
+
+
+def _umount(args: list[str]) -> int:
+    from allasfs.app import commands
+
+    description = (
+        "Unmount DIR and wait until everything is uploaded and its process has ended."
+        " Also removes the mount of a process that has died."
+    )
+    found = _parsed_wait("umount", args, description, commands.UMOUNT_WAIT_S)
     commands.umount(found.directory, wait_s=found.wait)
     return 0
 
 
 def _sync(args: list[str]) -> int:
-    parser = _Parser(
-        prog="allasfs sync",
-        description="Wait until the store has every file that was closed (--write-back).",
-        allow_abbrev=False,
-    )
-    parser.add_argument("directory", metavar="DIR")
-    parser.add_argument(
-        "--wait",
-        metavar="SECONDS",
-        type=_wait,
-        help="Wait no longer than this for the uploads, which go on. [default: forever]",
-    )
-    found = parser.parse_args(args)
     from allasfs.app import commands
 
+    description = "Wait until the store has every file that was closed (--write-back)."
+    found = _parsed_wait("sync", args, description, None)
     commands.sync(found.directory, wait_s=found.wait)
     return 0
 
