@@ -337,7 +337,7 @@ class Laboratory:
         data = sorted(spool.glob("*.data"))
         assert len(data) == len(kept), f"{data}, told: {kept}"
         for path in data:
-            assert path.with_suffix(".json").exists()
+            assert path.with_suffix(".upload").exists()
             assert any(str(path) in line for line in kept)
             # Of a changed object only what was written is here when the rest could not be read.
             is_new = path.read_bytes() in operation.done.values()

@@ -32,11 +32,12 @@ def test_a_copy_or_checksum_of_a_file_with_a_flipped_bit_fails_and_later_succeed
     }
     for size, places in offsets.items():
         for offset in places:
-            swift.put_object(bucket, f"{size}-{offset}", pattern(size, offset))
+            swift.put_object(bucket, f"{size}-{offset}/file", pattern(size, offset))
     served = behind(ttl=3600)
     for size, places in offsets.items():
         for number, offset in enumerate(places):
-            key = f"{size}-{offset}"
+            # In directories of their own: none is fetched before the bit flips.
+            key = f"{size}-{offset}/file"
             path = served.path / bucket / key
             proxy.fail(flipped(offset, number % 8), "GET", f"/{key}$", times=None)
             for command in (("cp", path, tmp_path / "copy"), ("md5sum", path)):
