@@ -279,6 +279,8 @@ class SpoolPart:
         self._start = start
         self._stop = stop
         self._moved = moved
+        # How far an attempt came.
+        self._furthest = start
 
     @property
     def size(self) -> int:
@@ -287,11 +289,16 @@ class SpoolPart:
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the bytes from the start."""
+        position = self._start
         for chunk in self._file._chunks(self._start, self._stop):
             if self._file.is_cut_off:
                 raise BadHandle(str(self._file.path), "nobody wants this file any more")
             yield chunk
-            self._moved()
+            position += len(chunk)
+            if position > self._furthest:
+                # What goes up once more is no progress, or a PUT that fails would never end.
+                self._furthest = position
+                self._moved()
 
     def md5(self) -> str:
         """Return the MD5 of the span (hex)."""

@@ -383,3 +383,16 @@ def test_a_writer_whose_neighbour_was_quicker_to_press_waits_for_what_that_sends
     spool.reserve(1)
     threads[0].join()
     assert spool.used == 1
+
+
+def test_bytes_that_go_up_once_more_are_no_progress(spool: Spool) -> None:
+    file = spool.create()
+    file.write(0, bytes(600))
+    part = file.part(0, 600, spool.moved)
+    before = spool.moves
+    assert b"".join(part.chunks()) == bytes(600)
+    first = spool.moves - before
+    assert first > 0
+    assert b"".join(part.chunks()) == bytes(600)
+    assert spool.moves == before + first
+    file.discard()
