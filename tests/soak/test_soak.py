@@ -99,7 +99,8 @@ class Side:
             "segment_size": MIB,
             "write_back": "yes" if self.is_write_back else "no",
         }
-        folder.mkdir()
+        # Private, else the socket of the mount is elsewhere.
+        folder.mkdir(mode=0o700)
         self.served = Served(folder, mount_command("", options), clean_environ(folder, environ))
         # Faults are worth a warning, and data that are kept an error.
         self.served.allow(" WARNING ", " was not stored")
