@@ -40,8 +40,9 @@ from tests.mount.support import (
     wait_until,
 )
 
-from .load import Lasting, WrongError, shown
+from .load import Lasting
 from .samples import Sample, growth, medians, sample
+from .track import WrongError, shown
 from .weather import FAULTS, OF_KEYSTONE, Weather
 
 pytestmark = [pytest.mark.mount, pytest.mark.swift, pytest.mark.slow]
