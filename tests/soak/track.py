@@ -56,6 +56,8 @@ class Tracked(Worker):
     notes: dict[str, str] = field(default_factory=dict)
     # Names with a failed write: their data may be kept in the spool.
     failed_names: set[str] = field(default_factory=set)
+    # What the operation writes.
+    writing: set[str] = field(default_factory=set)
     # Contents of large files whose rename failed: segments of them may be left over (C25).
     may_be_left: list[bytes] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -74,6 +76,7 @@ class Tracked(Worker):
         self.counts[name] += 1
         before = dict(self.may_be)
         outcome = ""
+        self.writing.clear()
         try:
             operation()
         except WrongError as exc:
@@ -87,6 +90,7 @@ class Tracked(Worker):
                 self._lose_track(str(path.relative_to(self.directory)), exc)
             outcome = errno.errorcode[exc.errno or 0]
             self.failures[f"{name} {outcome}"] += 1
+            self.failed_names |= self.writing
             self._doubt()
         else:
             self.done += 1
@@ -184,7 +188,7 @@ class Tracked(Worker):
         # What it has is the shortest of what an append permits.
         before = min((each or b"" for each in self.may_be[name]), key=len, default=b"")
         before = before if flags & os.O_APPEND else b""
-        self.failed_names.add(name)
+        self.writing.add(name)
         fd = os.open(self.directory / name, os.O_WRONLY | flags)
         written = 0
         try:
@@ -195,7 +199,6 @@ class Tracked(Worker):
             raise
         finally:
             os.close(fd)
-        self.failed_names.discard(name)
 
     def _rename(self, old: str, new: str) -> None:
         note = self.notes.pop(old, None)
