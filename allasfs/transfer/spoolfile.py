@@ -84,7 +84,8 @@ class SpoolFile:
     def _put(self, offset: int, data: bytes, *, wait: bool = True) -> None:
         stop = offset + len(data)
         with self._lock:
-            growth = sum(end - start for start, end in self._held.missing(offset, stop))
+            gaps = list(self._held.missing(offset, stop))
+        growth = sum(end - start for start, end in gaps)
         self.spool.reserve(growth, wait=wait)
         with self._lock:
             try:
@@ -95,8 +96,10 @@ class SpoolFile:
                     view, position = view[written:], position + written
             except OSError as exc:
                 self.spool.release(growth)
-                # A part of the bytes may be there: not behind the end, where a gap must be zeros.
+                # A part of the bytes may be there: not where gaps are zeros, nor behind the end.
                 self._restart_md5()
+                for start, end in gaps:
+                    punch_hole(self._fd, start, end - start)
                 os.ftruncate(self._fd, self.size)
                 raise disk_error(str(self.path), exc) from exc
             self._held.add(offset, stop)

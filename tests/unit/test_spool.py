@@ -396,3 +396,23 @@ def test_bytes_that_go_up_once_more_are_no_progress(spool: Spool) -> None:
     assert b"".join(part.chunks()) == bytes(600)
     assert spool.moves == before + first
     file.discard()
+
+
+def test_a_write_that_fails_midway_leaves_zeros_in_the_gap_that_it_was_for(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = spool.create()
+    file.write(300, b"end")
+    pwrite = os.pwrite
+
+    def half(fd: int, data: memoryview, offset: int) -> int:
+        if len(data) < 100:
+            raise OSError(errno.ENOSPC, "full")
+        return pwrite(fd, data[:60], offset)
+
+    monkeypatch.setattr(os, "pwrite", half)
+    with pytest.raises(NoSpace):
+        file.write(100, b"x" * 100)
+    monkeypatch.undo()
+    assert file.read(0, 303) == bytes(300) + b"end"
+    file.discard()
