@@ -144,8 +144,10 @@ class Trials:
         used = used_segments(self._swift, bucket)
         orphans = set(objects(self._swift, f"{bucket}_segments")) - used
         wrong += [f"left over: {name}" for name in sorted(orphans)]
-        wrong += [f"in the spool: {path.name}" for path in self._folder.rglob("*.data")]
-        wrong += [f"in the spool: {path.name}" for path in self._folder.rglob("*.upload")]
+        state = self._folder / ".local"
+        assert state.is_dir()
+        for suffix in ("data", "upload"):
+            wrong += [f"in the spool: {path.name}" for path in state.rglob(f"*.{suffix}")]
         wrong += self._served.loud_lines()
         if wrong:
             wrong += ["its log:", *self._served.log().splitlines()[-50:]]
