@@ -71,7 +71,13 @@ class DirectoryNotEmpty(Refused):
 
 
 class AccessDenied(Refused):
-    """The store said 401 after a renewed token, or 403."""
+    """The store said 403."""
+
+    code = errno.EACCES
+
+
+class TokenRefused(Refused):
+    """The store said 401, also to a renewed token: no word of what this project may use."""
 
     code = errno.EACCES
 

@@ -10,7 +10,14 @@ from allasfs import deadline
 from allasfs.app import recover
 from allasfs.app.fuse_ops import FuseOps, serve
 from allasfs.config import Config
-from allasfs.errors import AccessDenied, BadCredentials, FsError, HostUnreachable, NoSuchBucket
+from allasfs.errors import (
+    AccessDenied,
+    BadCredentials,
+    FsError,
+    HostUnreachable,
+    NoSuchBucket,
+    TokenRefused,
+)
 from allasfs.errors import NotFound as NotFoundInStore
 from allasfs.fs.vfs import Vfs
 from allasfs.store.auth import Auth
@@ -94,7 +101,7 @@ def _ask_once(store: SwiftStore, config: Config) -> None:
             store.account()
         # Now, so that the first listing does not wait for it.
         store.capabilities()
-    except (NotFoundInStore, AccessDenied) as exc:
+    except (NotFoundInStore, AccessDenied, TokenRefused) as exc:
         if config.bucket:
             hint = "check its name, and whether your project may read it"
             raise NoSuchBucket(f"bucket {config.bucket!r}: {exc.strerror}: {hint}") from exc

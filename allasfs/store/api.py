@@ -2,7 +2,7 @@
 
 Names are ``str``; object names are called ``key``. Sizes are bytes, times are integer nanoseconds
 since the epoch, spans are half-open. Every method raises only ``allasfs.errors.FsError``:
-NotFound, AccessDenied, Unavailable (TimedOut), and what its own text names.
+NotFound, AccessDenied, TokenRefused, Unavailable (TimedOut), and what its own text names.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ from allasfs.errors import (
     SetupError,
     Stale,
     TimedOut,
+    TokenRefused,
     TooManyNames,
     Unavailable,
 )
@@ -734,7 +735,7 @@ class SwiftStore:
                 return attempt()
             except _RetriableError as again:  # noqa: PERF203 - it is a loop of retries
                 pause = wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
-                if again.error.code == AccessDenied.code:
+                if isinstance(again.error, TokenRefused):
                     if is_renewed:
                         raise again.error from again
                     is_renewed, pause = True, 0.0
@@ -811,7 +812,7 @@ class SwiftStore:
         try:
             return self._auth.endpoint()
         except BadCredentials as exc:
-            raise AccessDenied(subject, str(exc)) from exc
+            raise TokenRefused(subject, str(exc)) from exc
         except SetupError as exc:
             raise _RetriableError(Unavailable(subject, str(exc))) from exc
 
@@ -819,7 +820,7 @@ class SwiftStore:
         try:
             return self._auth.refused(token)
         except BadCredentials as exc:
-            raise AccessDenied(subject, str(exc)) from exc
+            raise TokenRefused(subject, str(exc)) from exc
         except SetupError as exc:
             raise _RetriableError(Unavailable(subject, str(exc))) from exc
 

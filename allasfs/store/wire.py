@@ -26,6 +26,7 @@ from allasfs.errors import (
     NotFound,
     QuotaExceeded,
     Stale,
+    TokenRefused,
     Unavailable,
 )
 from allasfs.store.api import (
@@ -348,7 +349,7 @@ def capabilities(info: Mapping[str, Any]) -> Capabilities:
 
 _BY_STATUS: dict[int, type[FsError]] = {
     400: BadName,
-    401: AccessDenied,
+    401: TokenRefused,
     403: AccessDenied,
     404: NotFound,
     409: Exists,

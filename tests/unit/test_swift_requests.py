@@ -25,6 +25,7 @@ from allasfs.errors import (
     NotFound,
     Stale,
     TimedOut,
+    TokenRefused,
     Unavailable,
 )
 from allasfs.store import swift as swift_module
@@ -338,7 +339,7 @@ def test_a_renewed_token_that_is_refused_is_access_denied(
     server: ScriptedServer, store: SwiftStore
 ) -> None:
     server.script(answer(401), answer(401), answer(401))
-    with pytest.raises(AccessDenied):
+    with pytest.raises(TokenRefused):
         store.head("b", "k")
     assert len(server.received) == 2
 
@@ -348,7 +349,7 @@ def test_a_token_that_cannot_be_renewed_is_access_denied(
 ) -> None:
     auth.renews = False
     server.script(answer(401))
-    with pytest.raises(AccessDenied):
+    with pytest.raises(TokenRefused):
         store.head("b", "k")
     assert len(server.received) == 1
 
@@ -356,7 +357,7 @@ def test_a_token_that_cannot_be_renewed_is_access_denied(
 def test_credentials_that_are_refused_are_access_denied(store: SwiftStore, auth: FakeAuth) -> None:
     auth.error = BadCredentials("the password is wrong")
     for call, _ in CALLS.values():
-        with pytest.raises(AccessDenied, match="the password is wrong"):
+        with pytest.raises(TokenRefused, match="the password is wrong"):
             call(store)
 
 

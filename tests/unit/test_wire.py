@@ -337,7 +337,7 @@ def test_a_server_that_tells_nothing_gets_the_safe_defaults() -> None:
     [
         ("PUT", 400, b"bad", errors.BadName),
         ("PUT", 400, b"<Code>EntityTooLarge</Code>", errors.FileTooBig),
-        ("GET", 401, b"", errors.AccessDenied),
+        ("GET", 401, b"", errors.TokenRefused),
         ("GET", 403, b"", errors.AccessDenied),
         ("GET", 404, b"", errors.NotFound),
         ("PUT", 409, b"", errors.Unavailable),
