@@ -178,10 +178,7 @@ class Attributes:
 
     def given(self, bucket: str, info: ObjectInfo) -> Given:
         """Return what is told of a version, from now on; asks nobody."""
-        known = self._find(bucket, info)
-        if known is None:
-            known = NOTHING
-            self._enter(bucket, info, known)
+        known = self._find(bucket, info) or self._enter(bucket, info, NOTHING) or NOTHING
         return known.told
 
     def latest(self, bucket: str, key: str) -> Given:
@@ -216,9 +213,9 @@ class Attributes:
         known = self._find(bucket, info)
         if known is not None and known.metadata == metadata:
             return
-        told = known.told if known is not None else given_by(metadata)
-        if self._enter(bucket, info, Known(told, metadata)):
-            self._note(bucket, info, told, metadata)
+        entered = self._enter(bucket, info, Known(given_by(metadata), metadata))
+        if entered is not None:
+            self._note(bucket, info, entered.told, metadata)
 
     def moved(self, old: tuple[str, ObjectInfo], new: tuple[str, ObjectInfo]) -> None:
         """A version has another name, and all else of it is as it was, its time too."""
@@ -234,18 +231,23 @@ class Attributes:
         if row is None or not row.info.same_version(info):
             return None
         known = Known(given_by(row.metadata), row.metadata if row.is_whole else None)
-        self._enter(bucket, info, known)
-        return known
+        return self._enter(bucket, info, known) or known
 
-    def _enter(self, bucket: str, info: ObjectInfo, known: Known) -> bool:
-        """Keep what is known of a version, unless a newer one is known; return whether."""
+    def _enter(self, bucket: str, info: ObjectInfo, known: Known) -> Known | None:
+        """Add to what is known of a version and return it, unless a newer version is known.
+
+        Another thread may have looked at it meanwhile, or learnt its metadata: what was told first
+        stays told, and no metadata is forgotten.
+        """
         with self._lock:
-            version, _ = self._unpacked(self._known.get((bucket, info.key)), info.key)
-            is_newer = version is not None and version.mtime_ns > info.mtime_ns
-            if version is not None and is_newer and not version.same_version(info):
-                return False
+            version, before = self._unpacked(self._known.get((bucket, info.key)), info.key)
+            if version is not None and version.same_version(info):
+                metadata = before.metadata if known.metadata is None else known.metadata
+                known = Known(before.told, metadata)
+            elif version is not None and version.mtime_ns > info.mtime_ns:
+                return None
             self._keep(bucket, info, known)
-            return True
+            return known
 
     def _keep(self, bucket: str, info: ObjectInfo, known: Known) -> None:
         """Remember a version (locked)."""

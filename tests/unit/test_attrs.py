@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from allasfs.config import Config
 from allasfs.fs.attrs import SYMLINK_TYPE, Attributes, Given, given_by, is_symlink
+from allasfs.fs.database import Database, Row
 from allasfs.store.api import Kind, ObjectInfo
 
 INFO = ObjectInfo("key", 3, "e", 5_000_000_000, "text/plain")
@@ -130,3 +133,38 @@ def test_a_version_is_the_same_within_the_second_that_servers_round_by() -> None
     listed = ObjectInfo("key", 3, "e", 5_000_000_000, kind=Kind.UNKNOWN)
     assert listed.same_version(ObjectInfo("key", 3, "f", 5_000_000_000, kind=Kind.SLO))
     assert not INFO.same_version(ObjectInfo("key", 3, "f", 5_000_000_000, kind=Kind.SLO))
+
+
+class Interrupted(Database):
+    """A database whose next question is the moment at which another thread does something."""
+
+    def __init__(self, path: Path, meanwhile: Callable[[], object]) -> None:
+        super().__init__(path, 100)
+        self.open("account")
+        self._meanwhile: Callable[[], object] | None = meanwhile
+
+    def find(self, bucket: str, key: str) -> Row | None:
+        found = super().find(bucket, key)
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return found
+
+
+def test_what_is_learnt_while_another_thread_looks_is_not_forgotten(tmp_path: Path) -> None:
+    metadata = {"number": "1", "mode": "640"}
+    database = Interrupted(tmp_path / "db", lambda: found.learn("b", INFO, metadata))
+    found = Attributes(Config(), database, now_ns=9)
+    assert found.given("b", INFO) == Given(mode=0o640)
+    assert found.metadata("b", INFO) == metadata
+    database.close()
+
+
+def test_what_was_told_while_another_thread_learnt_stays_told(tmp_path: Path) -> None:
+    metadata = {"number": "1", "mode": "640"}
+    database = Interrupted(tmp_path / "db", lambda: found.given("b", INFO))
+    found = Attributes(Config(), database, now_ns=9)
+    found.learn("b", INFO, metadata)
+    assert found.given("b", INFO) == Given()
+    assert found.metadata("b", INFO) == metadata
+    database.close()
