@@ -78,7 +78,7 @@ class Ahead:
             found = self._waiting.pop((bucket, info.key), None)
             for following in self._opened(bucket, info):
                 self._fetch(bucket, following)
-            dropped = self._outdated()
+            dropped = self._outdated(_place(bucket, info.key))
             reader = None
             if found is not None and found.reader.info.same_version(info) and self._is_young(found):
                 reader = found.reader
@@ -98,8 +98,7 @@ class Ahead:
 
     def _opened(self, bucket: str, info: ObjectInfo) -> list[ObjectInfo]:
         """Note an open file (locked); return what is to be fetched now."""
-        folder, _, own = info.key.rpartition("/")
-        place = (bucket, f"{folder}/" if folder else "")
+        place, own = _place(bucket, info.key), info.key.rpartition("/")[2]
         walk = self._walks.get(place)
         if walk is not None and info.key in walk.passed:
             return []
@@ -116,7 +115,9 @@ class Ahead:
             walk.passed.append(walk.next.popleft().key)
         walk.count += 1
         self._look_up(place, walk)
-        room = min(2 ** min(walk.count, 8), self._most)
+        # What was passed is not dropped for what comes later: somebody is about to open it.
+        waiting = sum(_place(*key) == place for key in self._waiting)
+        room = max(0, min(2 ** min(walk.count, 8), self._most, 2 * self._most - waiting))
         ahead = [each for each in islice(walk.next, room) if 0 < each.size <= FIRST_WINDOW]
         return [each for each in ahead if (bucket, each.key) not in self._waiting]
 
@@ -134,14 +135,13 @@ class Ahead:
             walk.next.extend(files[name] for name in found)
             walk.last = found[-1]
 
-    def _outdated(self) -> list[Reader]:
-        """Take out what was not wanted in time, or is too much (locked)."""
+    def _outdated(self, here: Key) -> list[Reader]:
+        """Take out what was not wanted in time, or is too much and not of here (locked)."""
         dropped = []
-        while self._waiting:
-            oldest = next(iter(self._waiting.values()))
-            if self._is_young(oldest) and len(self._waiting) <= 2 * self._most:
-                break
-            dropped.append(self._waiting.popitem(last=False)[1].reader)
+        for key, oldest in list(self._waiting.items()):
+            is_too_much = len(self._waiting) > 2 * self._most and _place(*key) != here
+            if is_too_much or not self._is_young(oldest):
+                dropped.append(self._waiting.pop(key).reader)
         return dropped
 
     def _is_young(self, waiting: _Waiting) -> bool:
@@ -153,3 +153,9 @@ class Ahead:
             self._waiting[bucket, info.key] = _Waiting(reader, self._clock())
         else:
             reader.close()
+
+
+def _place(bucket: str, key: str) -> Key:
+    """Return the bucket and the prefix of an object's directory."""
+    folder, slash, _ = key.rpartition("/")
+    return bucket, folder + slash
