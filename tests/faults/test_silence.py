@@ -363,9 +363,13 @@ def test_status_and_df_answer_while_every_connection_waits(
     names = sorted(os.listdir(top / "d"))
     succeed("df", served.path)
     proxy.fail(do.silence, times=None)
+    (served.folder / "new").write_bytes(b"x")
+    # Programs of their own: a file that is open in this one would be flushed by each child.
     with ThreadPoolExecutor(8) as pool:
-        readers = [pool.submit((top / f"d/{name}").read_bytes) for name in ("large", "file")]
-        writers = [pool.submit((top / f"d/new-{n}").write_bytes, b"x") for n in range(6)]
+        readers = [pool.submit(succeed, "cksum", top / "d" / each) for each in ("large", "file")]
+        writers = [
+            pool.submit(succeed, "cp", served.folder / "new", top / f"d/new-{n}") for n in range(6)
+        ]
         wait_until(lambda: proxy.struck >= 2, "both connections wait")
         assert set(names) <= set(os.listdir(top / "d"))
         assert (top / "d/file").stat().st_size == 7
@@ -374,8 +378,8 @@ def test_status_and_df_answer_while_every_connection_waits(
         words = (sys.executable, "-m", "allasfs", "status", str(served.path))
         environ = clean_environ(served.folder)
         wait_until(lambda: "dirty files: 6" in succeed(*words, env=environ), "all are written")
-        assert not any(future.done() for future in readers)
-        assert not any(future.done() for future in writers)
+        assert not any(future.done() for future in readers + writers)
         proxy.heal()
-        assert [len(future.result()) for future in readers] == [SIZE, len(b"content")]
-        assert [future.result() for future in writers] == [1] * 6
+        sizes = [int(future.result().split()[1]) for future in readers]
+        assert sizes == [SIZE, len(b"content")]
+        assert [future.result() for future in writers] == [""] * 6
