@@ -77,7 +77,7 @@ class Auth(Protocol):
         """Return storage URL and a token that is valid now; authenticate if there is none."""
 
     def refused(self, token: str) -> bool:
-        """Take note that the store answered 401; tell whether there is another token to try."""
+        """Take note that the store answered 401; tell whether to try again."""
 
     def expires_at(self) -> float | None:
         """Return when the present token expires, in Unix time, where that is known."""

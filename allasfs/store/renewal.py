@@ -30,7 +30,7 @@ REFUSED_REST_S = 30.0
 # After a renewal failed otherwise, while the old token is still good.
 UNREACHABLE_REST_S = 5.0
 # A token got in place of a refused one, and refused within this time, shows that the token was not
-# the reason.
+# the reason. Another one would not help then; the same may, when RGW can ask Keystone again.
 TOO_YOUNG_S = 10.0
 # A token that nobody here can renew is announced this long before it expires: time enough to get
 # another one, late enough that whoever reads it will.
@@ -139,6 +139,7 @@ class Renewing:
         self._begun_s = self._renew_s = self._dies_s = 0.0  # of the grant
         self._was_refused = False  # the grant, by the store
         self._is_replacement = False  # the grant came because its predecessor was refused
+        self._is_other = True  # its token is not that of its predecessor
         self._failure: SetupError | None = None  # of the last flight
         self._rest_until_s = 0.0
 
@@ -161,7 +162,7 @@ class Renewing:
         return self._wait(flight).endpoint
 
     def refused(self, token: str) -> bool:
-        """Take note that the store answered 401; tell whether there is another token to try."""
+        """Take note that the store answered 401; tell whether to try again."""
         with self._lock:
             now_s = self._clock()
             if self._grant is None or self._grant.endpoint.token != token:
@@ -170,7 +171,7 @@ class Renewing:
                 life_s = self._grant.life_s or 4 * TOO_YOUNG_S
                 is_young = now_s < self._begun_s + min(TOO_YOUNG_S, life_s / 4)
                 if self._is_replacement and is_young:
-                    return False
+                    return self._is_other
                 self._was_refused = True
                 self._renew_s = self._dies_s = now_s
             self._check_rest_locked(now_s)
@@ -243,6 +244,8 @@ class Renewing:
             return
         self._is_replacement, self._was_refused = self._was_refused, False
         self._failure, self._rest_until_s = None, 0.0
+        before = self._grant
+        self._is_other = before is None or before.endpoint.token != flight.grant.endpoint.token
         self._grant, self._begun_s = flight.grant, flight.begun_s
         life_s = flight.grant.life_s
         if life_s is None:
@@ -327,7 +330,7 @@ class FixedToken:
                 self._announcer.look(expires_at)
 
     def refused(self, token: str) -> bool:
-        """Look for another token; tell whether there is one."""
+        """Look for another token; tell whether there is one to try again with."""
         with self._lock:
             if self._endpoint.token != token:
                 return True

@@ -31,7 +31,7 @@ from allasfs.errors import (
 from allasfs.store import swift as swift_module
 from allasfs.store.api import PIECE_BYTES, Capabilities, Kind, ObjectHead, ObjectInfo
 from allasfs.store.renewal import Endpoint
-from allasfs.store.swift import SwiftStore
+from allasfs.store.swift import MOST_REFUSALS, SwiftStore
 from tests.fakes.httpserver import HANG_UP, ScriptedServer, answer
 from tests.fakes.memstore import Bytes, get_bytes, md5_of, put_bytes
 
@@ -335,13 +335,27 @@ def test_a_token_is_that_of_the_moment_when_a_connection_is_free(
     assert [request.headers["x-auth-token"] for request in server.received] == ["secret-token-2"]
 
 
-def test_a_renewed_token_that_is_refused_is_access_denied(
-    server: ScriptedServer, store: SwiftStore
+def test_renewed_tokens_that_are_refused_are_access_denied(
+    server: ScriptedServer, store: SwiftStore, waits: list[float]
 ) -> None:
-    server.script(answer(401), answer(401), answer(401))
+    server.script(*[answer(401)] * (MOST_REFUSALS + 1))
     with pytest.raises(TokenRefused):
         store.head("b", "k")
-    assert len(server.received) == 2
+    assert len(server.received) == MOST_REFUSALS
+    assert waits[0] == 0
+    assert 0 < sum(waits) <= 1.5
+
+
+@pytest.mark.semantics("R11", "T1")
+@verbs
+def test_a_store_that_cannot_tell_good_tokens_for_a_moment_is_asked_again(
+    server: ScriptedServer, store: SwiftStore, waits: list[float], verb: str
+) -> None:
+    call, success = CALLS[verb]
+    server.script(*[answer(401)] * (MOST_REFUSALS - 1), success)
+    call(store)
+    assert len(server.received) == MOST_REFUSALS
+    assert len(waits) == MOST_REFUSALS - 1
 
 
 def test_a_token_that_cannot_be_renewed_is_access_denied(
