@@ -18,7 +18,7 @@ from itertools import islice
 from allasfs.deadline import Clock
 from allasfs.store.api import ObjectInfo
 from allasfs.transfer.listings import Listings
-from allasfs.transfer.readahead import FIRST_WINDOW
+from allasfs.transfer.readahead import FETCHED_WHOLE
 from allasfs.transfer.reader import Reader
 
 # Programs read in several directories at once, but hardly in more than this.
@@ -118,7 +118,7 @@ class Ahead:
         # What was passed is not dropped for what comes later: somebody is about to open it.
         waiting = sum(_place(*key) == place for key in self._waiting)
         room = max(0, min(2 ** min(walk.count, 8), self._most, 2 * self._most - waiting))
-        ahead = [each for each in islice(walk.next, room) if 0 < each.size <= FIRST_WINDOW]
+        ahead = [each for each in islice(walk.next, room) if 0 < each.size <= FETCHED_WHOLE]
         return [each for each in ahead if (bucket, each.key) not in self._waiting]
 
     def _look_up(self, place: Key, walk: _Walk) -> None:

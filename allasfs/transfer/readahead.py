@@ -1,9 +1,10 @@
 """When to fetch what, for one reader of one file. Pure: no I/O, no clock, no lock.
 
-A reader that goes forward gets a window that doubles with each refill, so that a long read soon
-has several large ranges in flight; one that jumps gets what it asked for and little more. The
-kernel sends the reads of one program from several threads, so a read may overtake the one before
-it: an offset somewhat before or after the expected one still counts as going forward.
+What is fetched ahead follows what was read in a row: three times as much for a reader that began
+at the start of the file, half as much after a jump, until that has proven to be a long read. So the
+look at a header and blocks here and there cost little more than their bytes, and a long read soon
+has several large ranges in flight. The kernel sends the reads of one program from several threads:
+an offset somewhat before or after the expected one still counts as going forward.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 
 from allasfs.config import KIB, MIB
 
-# The first read at the start of a file: enough that small files take one request, not so much that
-# a look at the header of a large file costs more than the request itself.
-FIRST_WINDOW = MIB
+# A file of at most this size is fetched whole with its first byte: more requests would cost more
+# than the bytes (80 MB/s and 20 ms a request: 1.6 MB).
+FETCHED_WHOLE = MIB
 # Several ranges are in flight, but one is never smaller than this: below it the request costs more
 # than the bytes (4 MiB ranges read 1 GiB at 0.55 of the speed of one stream on loopback).
 SMALLEST_RANGE = MIB
@@ -26,49 +27,56 @@ RANGES_IN_FLIGHT = 4
 # Reads that overtake each other, and small gaps, are at most this far off: eight reads of the
 # kernel's 128 KiB.
 TOLERANCE = MIB
-# The window after the first read that follows on a jump: one read of the kernel.
+# Reads with gaps are in a row as long as they cover no more than so many times their bytes.
+WIDEST_SPAN = 4
+# One read of the kernel, and the smallest window.
 KERNEL_READ = 128 * KIB
+# After so many bytes in a row a read that began with a jump is a long one.
+LONG_READ = 4 * MIB
 
 
 @dataclass
 class Window:
     """Where a reader is, and how far ahead of it may be fetched."""
 
+    # What was read in a row: from where, to where, and how many bytes of it.
+    began: int = -1
     position: int = 0
-    size: int = FIRST_WINDOW
-    # What the memory budget allows of the size.
-    ahead: int = FIRST_WINDOW
-    # Whether anything was read yet: a reader that begins inside the file is not yet going forward.
-    has_read: bool = False
+    count: int = 0
+    ahead: int = 0
 
     def read(self, offset: int, length: int, *, most: int) -> int:
         """Note a read, and return the offset up to which bytes should be on their way.
 
         ``most`` is the largest window that the memory budget allows now.
         """
-        goes_on = self.position - TOLERANCE <= offset <= self.position + TOLERANCE
         stop = offset + length
-        if not self.has_read and offset:
-            goes_on = False
-        self.has_read = True
-        if not goes_on:
-            self.position, self.size, self.ahead = stop, 0, 0
+        if not self._goes_on(offset, stop, length):
+            self.began, self.position, self.count = offset, stop, length
+            # A header may be anywhere in a file, but mostly it is at its start.
+            wanted = 0 if offset else KERNEL_READ
+        else:
+            self.began = min(self.began, offset)
+            self.position = max(self.position, stop)
+            # What is read again is no progress.
+            self.count = min(self.count + length, self.position - self.began)
+            is_long = self.began == 0 or self.count >= LONG_READ
+            wanted = max(3 * self.count if is_long else self.count // 2, KERNEL_READ)
+        self.ahead = max(0, min(wanted, LARGEST_WINDOW, most))
+        if not self.ahead:
             return stop
-        self.position = max(self.position, stop)
-        if self.size == 0:
-            # The second read in a row after a jump: start small.
-            self.size = KERNEL_READ
-        self.ahead = min(self.size, most)
         # Where reads of the kernel end: later ones are then whole pieces of what is fetched.
         return max(stop, (self.position + self.ahead) // KERNEL_READ * KERNEL_READ)
 
+    def _goes_on(self, offset: int, stop: int, length: int) -> bool:
+        if self.began < 0 or abs(offset - self.position) > TOLERANCE:
+            return False
+        span = max(self.position, stop) - min(self.began, offset)
+        return span <= WIDEST_SPAN * (self.count + length)
+
     def is_low(self, reach: int) -> bool:
         """Whether so little is left up to ``reach`` that the next ranges should be asked for."""
-        return reach - self.position < self.ahead // 2
-
-    def refilled(self) -> None:
-        """The window was used up and asked for again: let it grow."""
-        self.size = min(self.size * 2, LARGEST_WINDOW)
+        return reach - self.position < self.ahead // 3
 
 
 def ranges(start: int, stop: int, window: int) -> list[tuple[int, int]]:

@@ -32,7 +32,7 @@ from allasfs.errors import (
 )
 from allasfs.store.api import Kind, ObjectInfo, Store
 from allasfs.transfer.blocks import Extent, Memory
-from allasfs.transfer.readahead import FIRST_WINDOW, TOLERANCE, Window, ranges
+from allasfs.transfer.readahead import FETCHED_WHOLE, TOLERANCE, Window, ranges
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Reader:
         self._md5 = hashlib.md5(usedforsecurity=False)  # guarded by _hashing
         self._hashed = 0  # changed under both locks
         # A small one takes part in no share: it takes one range, or none.
-        self._shares = info.size > FIRST_WINDOW
+        self._shares = info.size > FETCHED_WHOLE
         if self._shares:
             memory.join()
 
@@ -179,6 +179,8 @@ class Reader:
                 if not is_noted:
                     most = self._memory.share()
                     ahead = min(window.read(offset, stop - offset, most=most), self.info.size)
+                    if not offset and self.info.size <= FETCHED_WHOLE:
+                        ahead = self.info.size
                     is_noted = True
                 found, short = self._start(window, offset, stop, max(stop, ahead), room)
             if not short:
@@ -204,7 +206,6 @@ class Reader:
         if reach < stop or (reach < ahead and window.is_low(reach)):
             for gap in self._gaps(offset, ahead):
                 wanted += ranges(*gap, window.ahead)
-            window.refilled()
         for start, end in wanted:
             count = end - start
             if room >= count:

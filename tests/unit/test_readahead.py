@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from allasfs.config import KIB, MIB
 from allasfs.transfer.readahead import (
-    FIRST_WINDOW,
     KERNEL_READ,
     LARGEST_RANGE,
     LARGEST_WINDOW,
+    LONG_READ,
     SMALLEST_RANGE,
     TOLERANCE,
+    WIDEST_SPAN,
     Window,
     ranges,
 )
@@ -21,8 +26,22 @@ PLENTY = 1024 * MIB
 READ = 128 * KIB
 
 
-def test_the_first_read_at_the_start_looks_one_window_ahead() -> None:
-    assert Window().read(0, READ, most=PLENTY) == READ + FIRST_WINDOW
+def fetched(reads: Iterable[tuple[int, int]]) -> int:
+    """Return how many bytes are fetched for these reads, as the reader does it."""
+    window, reach, count = Window(), 0, 0
+    for offset, length in reads:
+        ahead = window.read(offset, length, most=PLENTY)
+        if not offset <= reach:
+            reach = offset
+        if reach < offset + length or (reach < ahead and window.is_low(reach)):
+            count += ahead - max(offset, reach)
+            reach = ahead
+    return count
+
+
+def test_the_first_read_at_the_start_fetches_no_more_than_a_header() -> None:
+    assert Window().read(0, 4 * KIB, most=PLENTY) == KERNEL_READ
+    assert Window().read(0, READ, most=PLENTY) == 2 * KERNEL_READ
 
 
 def test_the_first_read_inside_a_file_asks_for_itself_only() -> None:
@@ -38,49 +57,92 @@ def test_the_second_read_in_a_row_after_a_jump_starts_small() -> None:
     assert ahead == 100 * MIB + 2 * READ + KERNEL_READ
 
 
-def test_the_window_doubles_with_each_refill_up_to_its_limit() -> None:
+def test_from_the_start_four_times_as_much_is_under_way_as_was_read_up_to_the_limit() -> None:
     window = Window()
-    sizes = []
-    for _ in range(10):
-        window.refilled()
-        sizes.append(window.size)
-    assert sizes[:3] == [2 * FIRST_WINDOW, 4 * FIRST_WINDOW, 8 * FIRST_WINDOW]
-    assert sizes[-1] == LARGEST_WINDOW
+    for offset in range(0, 64 * MIB, READ):
+        ahead = window.read(offset, READ, most=PLENTY)
+        position = offset + READ
+        wanted = 3 * position if offset else KERNEL_READ
+        assert ahead == position + min(wanted, LARGEST_WINDOW)
+
+
+def test_a_long_read_after_a_jump_is_like_one_from_the_start() -> None:
+    window = Window()
+    start = 100 * MIB
+    for offset in range(start, start + LONG_READ, READ):
+        ahead = window.read(offset, READ, most=PLENTY)
+    assert ahead == start + 4 * LONG_READ
+
+
+def test_a_region_costs_little_more_than_its_bytes() -> None:
+    for length in (300 * KIB, 900 * KIB, 2 * MIB, 3 * MIB):
+        reads = [(50 * MIB + offset, 64 * KIB) for offset in range(0, length, 64 * KIB)]
+        assert fetched(reads) <= 1.5 * length + KERNEL_READ
+
+
+@pytest.mark.parametrize("first", [0, 700 * KIB])
+@pytest.mark.parametrize("gap", [4 * KIB, 28 * KIB, 60 * KIB, 400 * KIB, MIB, 5 * MIB])
+def test_blocks_with_gaps_cost_at_most_seven_times_their_bytes(first: int, gap: int) -> None:
+    count, length = 1000, 4 * KIB
+    reads = [(first + number * (length + gap), length) for number in range(count)]
+    # What they cover, and three times as much as was read ahead of it.
+    assert fetched(reads) <= (WIDEST_SPAN + 3) * count * length + KERNEL_READ
+
+
+def test_blocks_anywhere_cost_little_more_than_their_bytes() -> None:
+    draw = random.Random(5)
+    count, length = 2000, 4 * KIB
+    reads = [(draw.randrange(1, 256) * MIB + draw.randrange(MIB), length) for _ in range(count)]
+    assert fetched(reads) <= 2 * count * length
 
 
 def test_a_jump_resets_the_window() -> None:
     window = Window()
     window.read(0, READ, most=PLENTY)
-    window.refilled()
+    window.read(READ, READ, most=PLENTY)
     assert window.read(500 * MIB, READ, most=PLENTY) == 500 * MIB + READ
-    assert window.size == 0
 
 
-def test_a_jump_backward_resets_the_window() -> None:
+def test_a_jump_back_to_the_start_begins_anew() -> None:
     window = Window()
     for offset in range(0, 8 * MIB, READ):
         window.read(offset, READ, most=PLENTY)
-    assert window.read(0, READ, most=PLENTY) == READ
+    assert window.read(0, READ, most=PLENTY) == 2 * KERNEL_READ
 
 
 def test_reads_that_overtake_each_other_go_forward_all_the_same() -> None:
     window = Window()
-    for number in (0, 2, 1, 4, 3, 6, 5, 8):
-        ahead = window.read(number * READ, READ, most=PLENTY)
-        assert ahead >= window.position + FIRST_WINDOW
-
-
-def test_small_gaps_are_no_jumps_and_larger_ones_are() -> None:
-    window = Window()
     window.read(0, READ, most=PLENTY)
-    assert window.read(READ + TOLERANCE, READ, most=PLENTY) > 2 * READ + TOLERANCE
+    for number in (2, 1, 4, 3, 6, 5, 8, 16, 9):
+        ahead = window.read(number * READ, READ, most=PLENTY)
+        assert ahead >= window.position + 3 * window.count - KERNEL_READ
+    # The second one may be the first that comes.
+    window = Window()
+    assert window.read(READ, READ, most=PLENTY) == 2 * READ
+    assert window.read(0, READ, most=PLENTY) == 8 * READ
+
+
+def test_larger_gaps_are_jumps() -> None:
+    window = Window()
+    for offset in range(0, 8 * MIB, READ):
+        window.read(offset, READ, most=PLENTY)
+    position = window.position
+    assert window.read(position + TOLERANCE, READ, most=PLENTY) > position + 8 * MIB
     position = window.position
     assert window.read(position + TOLERANCE + 1, READ, most=PLENTY) == window.position
 
 
 def test_the_memory_budget_limits_the_window() -> None:
-    window = Window(size=LARGEST_WINDOW)
-    assert window.read(0, READ, most=MIB) == READ + MIB
+    window = Window(began=0, position=32 * MIB, count=32 * MIB)
+    assert window.read(32 * MIB, READ, most=MIB) == 33 * MIB + READ
+    assert window.read(32 * MIB + READ, READ, most=-1) == 32 * MIB + 2 * READ
+
+
+def test_what_is_read_again_is_no_progress() -> None:
+    window = Window()
+    for _ in range(100):
+        ahead = window.read(0, READ, most=PLENTY)
+    assert ahead == 4 * READ
 
 
 def test_a_window_is_cut_into_ranges_that_run_in_parallel() -> None:
@@ -115,4 +177,3 @@ def test_what_is_asked_ahead_holds_the_read_and_respects_the_budget(
         ahead = window.read(offset, length, most=most)
         assert ahead >= offset + length
         assert ahead <= window.position + max(most, 0)
-        window.refilled()
