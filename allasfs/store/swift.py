@@ -1,8 +1,8 @@
 """SwiftStore: the Store protocol over the Swift API, as OpenStack Swift and Ceph RGW speak it.
 
-The only importer of swiftclient and requests. One place each for the exchange of a request and its
-answer (``_exchange``), the retries (``_retrying``) and the streamed answer (``SwiftBody``); what
-the answers mean is in ``wire.py``. Any thread may call any method.
+One place each for the exchange of a request and its answer (``_exchange``), the retries
+(``_retrying``) and the streamed answer (``SwiftBody``); what the answers mean is in ``wire.py``.
+Any thread may call any method.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import requests
 import urllib3
-from swiftclient.client import HTTPConnection
 
 from allasfs.config import Config
 from allasfs.deadline import Deadline, current
@@ -56,6 +55,7 @@ from allasfs.store.api import (
     Source,
 )
 from allasfs.store.auth import Auth
+from allasfs.store.connection import Connection
 from allasfs.store.pool import ConnectionPool
 
 log = logging.getLogger(__name__)
@@ -242,9 +242,7 @@ class SwiftStore:
         self._timeout_s = config.timeout_s
         self._most_names = config.names
         self._ca_file = ca_file
-        self._pool: ConnectionPool[HTTPConnection] = ConnectionPool(
-            self._connect, config.connections
-        )
+        self._pool: ConnectionPool[Connection] = ConnectionPool(self._connect, config.connections)
         # Leaf lock.
         self._lock = threading.Lock()
         self._requests: Counter[str] = Counter()  # guarded by _lock
@@ -411,7 +409,7 @@ class SwiftStore:
         request = _Request("GET", _path(container, key), headers=headers, subject=subject)
         deadline = current(self._timeout_s)
 
-        def attempt() -> tuple[HTTPConnection, SwiftBody]:
+        def attempt() -> tuple[Connection, SwiftBody]:
             with self._exchange(request, deadline) as (connection, response, reply):
                 try:
                     size = wire.whole_size(reply, span, response.status)
@@ -700,9 +698,9 @@ class SwiftStore:
 
     # -- requests ---------------------------------------------------------------------------------
 
-    def _connect(self) -> HTTPConnection:
+    def _connect(self) -> Connection:
         url = self._endpoint("a new connection").storage_url
-        return HTTPConnection(url, cacert=self._ca_file, default_user_agent="allasfs")
+        return Connection(url, ca_file=self._ca_file)
 
     def _send(
         self, request: _Request, deadline: Deadline | None = None, *, absolute: bool = False
@@ -755,7 +753,7 @@ class SwiftStore:
     @contextmanager
     def _exchange(
         self, request: _Request, deadline: Deadline, *, absolute: bool = False
-    ) -> Iterator[tuple[HTTPConnection, _Response, Mapping[str, str]]]:
+    ) -> Iterator[tuple[Connection, _Response, Mapping[str, str]]]:
         """Send the request and yield its answer when the status says success.
 
         Raises what the status means, as _RetriableError where another attempt may help. The
@@ -839,7 +837,7 @@ class _Response:
 
     def __init__(
         self,
-        connection: HTTPConnection,
+        connection: Connection,
         method: str,
         path: str,
         data: Any,
@@ -851,9 +849,8 @@ class _Response:
         began = time.monotonic()
         # Names stay str for swiftclient, which looks some of them up.
         sent = {name: wire.encoded(value) for name, value in headers.items()}
-        connection.request(method, path, data, sent)
-        self._response: Any = connection.getresponse()
-        self.status: int = self._response.status
+        self._response: Any = connection.request(method, path, data, sent)
+        self.status: int = self._response.status_code
         # Set by the one who takes over the connection.
         self.keep = False
         self.is_read = False

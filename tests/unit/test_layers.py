@@ -29,6 +29,7 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("allasfs.heap", ("allasfs.config",)),
     ("allasfs.store.api", ()),
     ("allasfs.store.pool", BOTTOM),
+    ("allasfs.store.connection", ()),
     ("allasfs.store.wire", (*BOTTOM, "allasfs.store.api")),
     ("allasfs.store.large", (*BOTTOM, "allasfs.store.api")),
     ("allasfs.store.compact", ("allasfs.store.api",)),
@@ -47,9 +48,9 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
 # Foreign packages that only these may import.
 FOREIGN: dict[str, tuple[str, ...]] = {
     "fuse": ("allasfs.app.binding", "allasfs.app.fuse_ops"),
-    "swiftclient": ("allasfs.store.swift",),
-    "requests": ("allasfs.store.swift",),
-    "urllib3": ("allasfs.store.swift",),
+    "swiftclient": ("allasfs.store.connection",),
+    "requests": ("allasfs.store.connection", "allasfs.store.swift"),
+    "urllib3": ("allasfs.store.connection", "allasfs.store.swift"),
     "keystoneauth1": ("allasfs.store.auth", "allasfs.store.clouds", "allasfs.demo"),
     "openstack": ("allasfs.store.clouds",),
     "swift": ("allasfs.demo",),

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from swiftclient.client import HTTPConnection
 
 from allasfs.config import Config
 from allasfs.deadline import Deadline, within
@@ -30,6 +29,7 @@ from allasfs.errors import (
 )
 from allasfs.store import swift as swift_module
 from allasfs.store.api import PIECE_BYTES, Capabilities, Kind, ObjectHead, ObjectInfo
+from allasfs.store.connection import Connection
 from allasfs.store.renewal import Endpoint
 from allasfs.store.swift import MOST_REFUSALS, SwiftStore
 from tests.fakes.httpserver import HANG_UP, ScriptedServer, answer
@@ -325,7 +325,7 @@ def test_a_token_is_that_of_the_moment_when_a_connection_is_free(
 ) -> None:
     acquire = store._pool.acquire
 
-    def acquire_late(deadline: Deadline) -> HTTPConnection:
+    def acquire_late(deadline: Deadline) -> Connection:
         auth.token = "secret-token-2"
         return acquire(deadline)
 
