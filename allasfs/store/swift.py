@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
@@ -628,27 +628,24 @@ class SwiftStore:
         deadline = current(self._timeout_s)
         lost_answer = False
 
-        def attempt() -> Mapping[str, Any]:
+        def attempt() -> wire.Deletions:
             nonlocal lost_answer
             try:
-                answer = self._complete(request, deadline)
-                return _understood(wire.report, answer.body, subject)
+                return self._deletions(request, deadline)
             except _RetriableError:
                 lost_answer = True
                 raise
 
-        report = self._retrying(subject, deadline, attempt)
-        status = str(report["Response Status"])
-        is_missing = report.get("Number Not Found") and not report.get("Number Deleted")
-        if is_missing or status.startswith("404"):
+        done = self._retrying(subject, deadline, attempt)
+        if (done.missing and not done.deleted) or done.status == 404:
             if lost_answer:
                 # The attempt whose answer was lost has done it.
                 return
             raise NotFound(subject)
-        if not status.startswith("200"):
+        if done.status != 200:
             # RGW says 400 of a missing object, too.
             self.head(container, key)
-            raise Unavailable(subject, f"deleting it with its segments: {status}")
+            raise Unavailable(subject, f"deleting it with its segments: {done.told}")
 
     def delete_many(self, container: str, keys: Iterable[str]) -> None:
         """Delete objects by bulk requests; raise the first error that they report."""
@@ -664,13 +661,28 @@ class SwiftStore:
                 subject=container,
                 tells=True,
             )
-            whole, failed = self._told(request, lambda answer: wire.bulk_report(answer.body))
-            for name, status in failed:
+            deadline = current(self._timeout_s)
+            done = self._retrying(container, deadline, partial(self._deletions, request, deadline))
+            for name, status in done.failed:
                 if status != 404:
                     raise wire.error_for("DELETE", unquote(name), status, b"", "")
-            if not whole.startswith("200") and not failed:
-                raise Unavailable(container, f"bulk delete: {whole}")
+            if done.status != 200 and not done.failed:
+                raise Unavailable(container, f"bulk delete: {done.told}")
             current(self._timeout_s).progress()
+
+    def _deletions(self, request: _Request, deadline: Deadline) -> wire.Deletions:
+        """Send a request for many deletions, once; raise _RetriableError when one more may help.
+
+        Swift authenticates each deletion by itself: a token may expire between two of them.
+        """
+        token = self._endpoint(request.subject).token
+        answer = self._complete(request, deadline)
+        done = _understood(wire.deletions, answer.body, request.subject)
+        for name, status in done.failed or [(quote(request.subject), done.status)]:
+            error = wire.error_for("DELETE", unquote(name), status, b"", "")
+            if status in wire.RETRIED or (status == 401 and self._renewed(error.subject, token)):
+                raise _RetriableError(error)
+        return done
 
     def _delete(self, path: str, subject: str) -> None:
         deadline = current(self._timeout_s)

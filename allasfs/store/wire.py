@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -49,7 +50,7 @@ SLO_MARK = META + "static-large-object"
 KEPT_HEADERS = ("content-disposition", "content-encoding", "x-delete-at", "x-object-manifest")
 
 # What reading an answer of another form ends with: a number without end, brackets without end...
-MEANINGLESS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+MEANINGLESS = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 # What stat(2) can show of a size.
 _MOST = 2**63 - 1
 # The last time that has a date with four digits for the year.
@@ -199,19 +200,30 @@ def account_info(headers: Headers) -> AccountInfo:
     )
 
 
-def report(body: bytes) -> Mapping[str, Any]:
+@dataclass(frozen=True)
+class Deletions:
+    """What a request for many deletions did."""
+
+    status: int  # of the whole; RGW and Swift have several for "in part"
+    told: str
+    deleted: int
+    missing: int
+    failed: list[tuple[str, int]]  # quoted names with their statuses
+
+
+def deletions(body: bytes) -> Deletions:
     """Return what a request for many deletions answers (JSON); raise ValueError."""
     found = json.loads(body)
     if not isinstance(found, dict) or "Response Status" not in found:
         raise ValueError("no report of deletions")
-    return found
-
-
-def bulk_report(body: bytes) -> tuple[str, list[tuple[str, int]]]:
-    """Return the status of a bulk delete, and the names that it failed for, with theirs."""
-    found = report(body)
-    failed = [(str(name), int(str(status).split()[0])) for name, status in found.get("Errors", [])]
-    return str(found["Response Status"]), failed
+    told = str(found["Response Status"])
+    return Deletions(
+        int(told.split()[0]),
+        told,
+        int(found.get("Number Deleted", 0)),
+        int(found.get("Number Not Found", 0)),
+        [(str(name), int(str(status).split()[0])) for name, status in found.get("Errors", [])],
+    )
 
 
 def whole_size(headers: Headers, span: tuple[int, int] | None, status: int) -> int:

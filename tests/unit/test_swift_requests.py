@@ -473,6 +473,8 @@ def test_a_head_that_cannot_be_understood_is_unavailable(
         (lambda s: s.delete_many("b", ["k"]), b"[]"),
         (lambda s: s.delete_many("b", ["k"]), b'{"Errors": [["b/k"]]}'),
         (lambda s: s.delete_many("b", ["k"]), b'{"Errors": [["b/k", "odd"]]}'),
+        (lambda s: s.delete_many("b", ["k"]), b'{"Errors": [["b/k", ""]], "Response Status": "0"}'),
+        (lambda s: s.delete_many("b", ["k"]), b'{"Response Status": "", "Errors": []}'),
         (lambda s: s.delete_many("b", ["k"]), b'{"Response Status": "500 Oops", "Errors": []}'),
     ],
 )
@@ -737,6 +739,32 @@ def test_many_names_are_deleted_by_few_requests(
     store.delete_many("b", ["k1", "k2", "k 3", "k4", "k5"])
     bodies = [request.body for request in server.received]
     assert bodies == [b"b/k1\nb/k2", b"b/k%203\nb/k4", b"b/k5"]
+
+
+@pytest.mark.semantics("R11", "T1")
+@pytest.mark.parametrize(
+    "call",
+    [lambda s: s.delete_many("b", ["k1", "k2"]), lambda s: s.delete_slo("b", "k")],
+    ids=["many", "large"],
+)
+@pytest.mark.parametrize(
+    "passing",
+    [
+        b'{"Errors": [["b/k2", "401 Unauthorized"]], "Response Status": "400 Bad Request"}',
+        b'{"Errors": [["b/k2", "503 Service Unavailable"]], "Response Status": "502 Bad Gateway"}',
+        b'{"Errors": [], "Response Status": "401 Unauthorized"}',
+        b'{"Errors": [], "Response Status": "500 Internal Error"}',
+    ],
+)
+def test_one_of_many_deletions_that_met_what_passes_is_asked_for_again(
+    server: ScriptedServer, store: SwiftStore, call: Callable[[SwiftStore], object], passing: bytes
+) -> None:
+    """The token may expire, or a disk may be away, between two deletions of one request."""
+    success = b'{"Errors": [], "Number Deleted": 1, "Response Status": "200 OK"}'
+    server.script(answer(200, passing), answer(200, success))
+    call(store)
+    tokens = [request.headers["x-auth-token"] for request in server.received]
+    assert tokens == ["secret-token-1", f"secret-token-{2 if b'401' in passing else 1}"]
 
 
 def test_a_name_that_could_not_be_deleted_is_an_error(
