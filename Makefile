@@ -76,16 +76,21 @@ soak: setup-test  ## Work for MINUTES= while network and servers fail at random 
 setup-bench:
 	@tools/setup bench
 
-# Lists with commas; empty: all. SCALE=0.05 tries it with smaller amounts.
+# Lists with commas; empty: all. SCALE=0.05 tries it with smaller amounts. What an interrupted run
+# has measured is not measured again, unless FRESH=1. What takes long is measured less often than
+# RUNS; a larger PATIENCE (seconds of one measurement) lets it be measured more often.
 TASKS :=
 LINES :=
 CLIENTS :=
 SCALE := 1
+FRESH :=
+PATIENCE := 2
 NOTE :=
 bench: RUNS := 5
-bench: setup-bench  ## Measure beside rclone, s3fs and curl, hours: TASKS=, LINES=, CLIENTS=, RUNS=
+bench: setup-bench  ## Measure beside rclone, s3fs and curl, an hour: TASKS=, LINES=, CLIENTS=, RUNS=
 	$(PYTHON) -m bench --tasks '$(TASKS)' --lines '$(LINES)' --clients '$(CLIENTS)' \
-		--runs $(RUNS) --scale $(SCALE) --note '$(NOTE)'
+		--runs $(RUNS) --scale $(SCALE) --patience $(PATIENCE) \
+		--note '$(NOTE)' $(if $(FRESH),--fresh)
 
 clean:  ## Remove what the targets made
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -9,19 +9,23 @@ EVERYWHERE = ("loopback", "slow")
 LOOPBACK = ("loopback",)
 SLOW = ("slow",)
 
-# The medians of one task on one line: figures by client.
+# The medians of one task on one line: figures by client. And those of all tasks.
 Medians = Mapping[str, Mapping[str, float]]
+AllMedians = Mapping[str, Medians]
 
-# Whose figure the bar is about, other than a client's.
+# Beside what a figure is held, other than a client, or a figure of another task (TASK/FIGURE).
 PEERS = "peers"
 LIMIT = "limit"
+# The raw client: curl, or python-swiftclient.
+RAW = "raw"
 
 
 @dataclass(frozen=True)
 class Bar:
     """``figure`` of ``client`` is at most ``factor`` times that of ``against``.
 
-    ``against`` is a client, the best of the peers, or nobody: then the factor is the limit itself.
+    ``against`` is a client, the best of the peers, the same client's figure of another task
+    (TASK/FIGURE), or nobody: then the factor is the limit itself.
     """
 
     figure: str
@@ -63,12 +67,17 @@ def best_peer(medians: Medians, figure: str, peers: frozenset[str]) -> tuple[flo
     return min(found) if found else (None, "")
 
 
-def judge(bar: Bar, medians: Medians, peers: frozenset[str]) -> Verdict:
-    """Hold one bar to the medians of a task."""
+def judge(bar: Bar, task: str, found: AllMedians, peers: frozenset[str]) -> Verdict:
+    """Hold one bar of a task to the medians."""
+    medians = found.get(task, {})
     value = medians.get(bar.client, {}).get(bar.figure)
     if bar.against == LIMIT:
         return Verdict(bar, value, 1.0, LIMIT)
     if bar.against == PEERS:
         other, name = best_peer(medians, bar.figure, peers)
         return Verdict(bar, value, other, name)
+    another, _, figure = bar.against.partition("/")
+    if figure:
+        other = found.get(another, {}).get(bar.client, {}).get(figure)
+        return Verdict(bar, value, other, another)
     return Verdict(bar, value, medians.get(bar.against, {}).get(bar.figure), bar.against)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from ctypes.util import find_library
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 from allasfs import __version__
-from bench.lines import Site
+from bench.lines import ENDED_WITH_US, Site
 
 MOUNT_TIMEOUT_S = 60.0
 # What is not uploaded by then is not waited for.
@@ -42,6 +47,11 @@ class Mount:
     path: Path
     pid: int
 
+    def kill(self) -> None:
+        """End it the hard way: what waits for it gets an error."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
 
 class Client:
     """A program that mounts; ``only`` are the tasks of a variant that exists for these alone."""
@@ -65,12 +75,17 @@ class Client:
         """Return what mounts the bucket in the foreground; ``folder`` is for its own files."""
         raise NotImplementedError
 
-    def skips(self, task: str, is_write_back: bool) -> str:
-        """Return why it does not take part in a task; empty when it does."""
+    def skips(self, task: str, is_write_back: bool, too_many: Collection[str] = ()) -> str:
+        """Return why it does not take part in a task; empty when it does.
+
+        ``too_many`` are the clients for which the task has too many names.
+        """
         if self.only and task not in self.only:
-            return "a variant for other tasks"
+            return "it is a variant for other tasks"
         if is_write_back and not self.writes_back:
-            return "writes through"
+            return "it writes through"
+        if self.name in too_many:
+            return "it asks for each name by itself: minutes for 10,000 of them"
         return ""
 
     @contextmanager
@@ -90,10 +105,21 @@ class Client:
         log_path = folder / "log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                self.command(site, path, folder), env=environ, stdout=log, stderr=log
+                [*ENDED_WITH_US, *self.command(site, path, folder)],
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Out of reach of the terminal's Ctrl-C: what works on it is ended before.
+                start_new_session=True,
             )
         try:
-            _wait_mounted(path, process, log_path)
+            try:
+                _wait_mounted(path, process, log_path)
+            except BaseException:
+                # It might mount later, and wait to be unmounted.
+                process.terminate()
+                raise
             yield Mount(path, process.pid)
         finally:
             _unmount(path, process)
@@ -113,13 +139,8 @@ class Allasfs(Client):
 
     def missing(self) -> str:
         """Return whether one of the options is unknown."""
-        words = [sys.executable, "-m", "allasfs", "mount", "--help"]
-        text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-        unknown = [
-            option
-            for option in self._options
-            if option.startswith("--") and option.partition("=")[0] not in text
-        ]
+        known = _help_of_allasfs()
+        unknown = [option for option in self._options if option.partition("=")[0] not in known]
         return f"it does not know {', '.join(unknown)}" if unknown else ""
 
     def version(self) -> str:
@@ -130,6 +151,25 @@ class Allasfs(Client):
         """Return what mounts the bucket."""
         program = [sys.executable, "-m", "allasfs", "mount", site.bucket, str(path), "--foreground"]
         return [*program, *self._options]
+
+
+class OnMfusepy(Allasfs):
+    """This program on another binding and libfuse 3."""
+
+    def missing(self) -> str:
+        """Return whether one of both is not installed."""
+        if importlib.util.find_spec("mfusepy") is None:
+            return "mfusepy is not installed"
+        return "" if find_library("fuse3") else "libfuse 3 is not installed"
+
+    def version(self) -> str:
+        """Return that of the binding."""
+        return f"mfusepy {metadata.version('mfusepy')}, {find_library('fuse3')}"
+
+    def command(self, site: Site, path: Path, folder: Path) -> list[str]:
+        """Return what mounts the bucket."""
+        program = ["env", "FUSE_LIBRARY_NAME=fuse3", sys.executable, "-m", "bench.on_mfusepy"]
+        return [*program, "mount", site.bucket, str(path), "--foreground"]
 
 
 class Rclone(Client):
@@ -187,11 +227,19 @@ def clients() -> list[Client]:
     return [
         Allasfs("allasfs"),
         Allasfs("allasfs-64M", "--segment-threshold=64M", "--segment-size=64M", only=("write",)),
-        Allasfs("allasfs-write-back", "--write-back", only=("drain",)),
+        # Uploads begin at once, as those of rclone-fast do.
+        Allasfs("allasfs-write-back", "--write-back", "--write-back-delay=0", only=("drain",)),
+        OnMfusepy("allasfs-mfusepy", only=("read", "write", "ls", "stat")),
         Rclone("rclone"),
         Rclone("rclone-fast", *RCLONE_FAST),
         S3fs(),
     ]
+
+
+@cache
+def _help_of_allasfs() -> str:
+    words = [sys.executable, "-m", "allasfs", "mount", "--help"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def _with_fusermount3(folder: Path) -> str:
@@ -210,13 +258,27 @@ def _with_fusermount3(folder: Path) -> str:
 
 def _first_line(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return (done.stdout or done.stderr).splitlines()[0]
+    line = (done.stdout or done.stderr).splitlines()[0]
+    return line.removeprefix(f"{Path(command[0]).name} ")
+
+
+def mounts() -> list[Path]:
+    """Return where the kernel lists mounts; asks the mounts nothing."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [Path(line.split()[4]) for line in lines]
 
 
 def is_mounted(path: Path) -> bool:
-    """Whether the kernel lists a mount there; asks the mount nothing."""
-    mounts = Path("/proc/self/mountinfo").read_text()
-    return any(line.split()[4] == str(path) for line in mounts.splitlines())
+    """Whether the kernel lists a mount there."""
+    return path in mounts()
+
+
+def clear(folder: Path) -> None:
+    """Remove a folder in which a benchmark worked, after what is still mounted in it."""
+    for path in mounts():
+        if folder in path.parents:
+            subprocess.run(["fusermount", "-uz", str(path)], check=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait_mounted(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -26,6 +26,13 @@ class Sizes:
     moved: int = 1000
     blocks: int = 200
     alignments: int = 400_000
+    reader_mib: int = 64
+    listed: int = 10_000
+
+    @property
+    def grown(self) -> tuple[int, int, int]:
+        """Return how many names the listings have whose growth is looked at."""
+        return self.listed, 10 * self.listed, 50 * self.listed
 
     def scaled(self, factor: float) -> Sizes:
         """Return smaller amounts, to try the benchmark itself."""

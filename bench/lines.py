@@ -6,8 +6,8 @@ import io
 import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,15 +20,22 @@ from allasfs.demo.access import Request
 from allasfs.demo.credentials import KeyPair
 
 # One for what belongs together, as people have them: a mount shows one of them.
-FILES, NAMES, SMALL, CHANGED = BUCKETS = (
+FILES, NAMES, SMALL, CHANGED, *GROWN = BUCKETS = (
     "bench-files",
     "bench-names",
     "bench-small",
     "bench-changed",
+    "bench-grown-1",
+    "bench-grown-10",
+    "bench-grown-50",
 )
 # Our own questions carry this, so that they are not counted as the client's.
 OURS = "bench=ours"
 PATIENCE_S = 300.0
+# A program ends also when the benchmark is killed.
+ENDED_WITH_US = ("setpriv", "--pdeathsig", "TERM")
+# As many as two proxies on two cores take at once.
+ARCHIVES = 4
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,13 @@ class Site:
         if self.swift_url != cloud.swift_url:
             self.environ["OS_REGION_NAME"] = line.name
             self._publish(line.name)
-        token = cloud.token()
-        self.token = token.id
-        self._swift = Connection(
-            preauthurl=token.storage_url, preauthtoken=token.id, retries=2, timeout=PATIENCE_S
-        )
+        self._token = cloud.token()
+        self.token = self._token.id
+        self._swift = self._connect()
+
+    def _connect(self) -> Connection:
+        url, token = self._token.storage_url, self._token.id
+        return Connection(preauthurl=url, preauthtoken=token, retries=2, timeout=PATIENCE_S)
 
     def _publish(self, region: str) -> None:
         """Let the catalogue show the address at the near end of the line, as a region."""
@@ -96,16 +105,22 @@ class Site:
             )
 
     def put_many(self, files: Iterable[tuple[str, bytes]]) -> None:
-        """Store small objects by one request of an archive."""
+        """Store small objects, by a few requests at once of an archive each."""
+        ordered = list(files)
+        with ThreadPoolExecutor(ARCHIVES) as pool:
+            list(pool.map(self._put_archive, (ordered[at::ARCHIVES] for at in range(ARCHIVES))))
+
+    def _put_archive(self, files: Sequence[tuple[str, bytes]]) -> None:
+        if not files:
+            return
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
             for key, content in files:
                 member = tarfile.TarInfo(key)
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
-        self._swift.put_object(
-            self.bucket, "", packed.getvalue(), query_string=f"extract-archive=tar&{OURS}"
-        )
+        query = f"extract-archive=tar&{OURS}"
+        self._connect().put_object(self.bucket, "", packed.getvalue(), query_string=query)
 
     def names(self, prefix: str) -> list[str]:
         """Return the names of the objects below a prefix."""
@@ -153,14 +168,6 @@ class Site:
                     data=names.encode(),
                 )
 
-    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
-        """Return when the store has what was written."""
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not condition():
-            if time.monotonic() > deadline_s:
-                raise TimeoutError(f"after {PATIENCE_S:g} s still not: {what}")
-            time.sleep(0.02)
-
     # -- what the clients asked -------------------------------------------------------------------
 
     def forget_requests(self) -> None:
@@ -188,7 +195,12 @@ def site(folder: Path, line: Line) -> Iterator[Site]:
 def slow_line(port: int, line: Line) -> Iterator[tuple[int, int]]:
     """Run a slow line to a port; yield the port of its near end and its process id."""
     words = ["bench.slow_line", str(port), str(line.delay_s), str(line.bytes_per_s)]
-    process = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*ENDED_WITH_US, sys.executable, "-m", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
         yield int((process.stdout or sys.stdin).readline()), process.pid
     finally:

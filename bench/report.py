@@ -1,30 +1,75 @@
-"""Results as JSON and as a table."""
+"""Results: everything as JSON, and of that a table for people."""
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
-import subprocess
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from bench.bars import EVERYWHERE, LIMIT, Verdict, judge
+from bench.bars import EVERYWHERE, LIMIT, RAW, Verdict, judge
 from bench.clients import Client
-from bench.runner import Record
-from bench.tasks import PEAK, TASKS
+from bench.plan import ENDED, Pace, Plan
+from bench.records import Log, Record
+from bench.runner import takes_no_part
+from bench.tasks import TASKS, Task
 
+Results = Mapping[str, Any]
 Medians = dict[str, dict[str, dict[str, float]]]
 
+TIMES = ("seconds", "cold_seconds", "warm_seconds", "close_seconds", "median_ms", "p95_ms")
+USED = ("cpu_s", "cpu_s_per_gib", "idle_mib", "peak_mib", "requests", "sent_mib")
+VERDICTS = {True: "met", False: "MISSED", None: "-"}
 
-def medians(records: Iterable[Record], line: str) -> Medians:
-    """Return the medians on a line: task, client, figure."""
+
+# -- as JSON --------------------------------------------------------------------------------------
+
+
+def as_json(
+    log: Log, clients: Sequence[Client], tasks: Sequence[Task], settings: Results
+) -> dict[str, Any]:
+    """Return everything for the file of results."""
+    peers = frozenset(client.name for client in clients if client.is_peer)
+    result: dict[str, Any] = {
+        "began": log.began,
+        "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **settings,
+        "cost_of_lines": log.costs,
+        "takes_no_part": {task.name: _absent(task, clients) for task in tasks},
+    }
+    for line in EVERYWHERE:
+        records = [record for record in log.records if record.line == line]
+        if records:
+            found = medians(records)
+            result[line] = {
+                "medians": found,
+                "bars": _bars(found, line, peers),
+                "runs": _runs(records),
+                "left_out": _left_out(
+                    log.records, line, settings["runs"], Pace(settings["patience_s"])
+                ),
+                "failed": _failed(records),
+            }
+    result["records"] = [record.as_json() for record in log.records]
+    return result
+
+
+def _absent(task: Task, clients: Iterable[Client]) -> dict[str, str]:
+    """Return who does not do a task, and why; variants for other tasks are not spoken of."""
+    return {
+        client.name: why
+        for client in clients
+        if (not client.only or task.name in client.only) and (why := takes_no_part(task, client))
+    }
+
+
+def medians(records: Iterable[Record]) -> Medians:
+    """Return the medians: task, client, figure."""
     values: dict[str, dict[str, dict[str, list[float]]]] = {}
     for record in records:
-        if record.line == line:
+        for name, value in record.figures.items():
             by_client = values.setdefault(record.task, {})
-            for name, value in record.figures.items():
-                by_client.setdefault(record.client, {}).setdefault(name, []).append(value)
+            by_client.setdefault(record.client, {}).setdefault(name, []).append(value)
     return {
         task: {
             client: {name: statistics.median(found) for name, found in figures.items()}
@@ -34,104 +79,16 @@ def medians(records: Iterable[Record], line: str) -> Medians:
     }
 
 
-def verdicts(found: Medians, line: str, peers: frozenset[str]) -> list[tuple[str, Verdict]]:
-    """Return how the bars are met, by task."""
-    judged = []
-    for name, by_client in found.items():
-        for bar in (*TASKS[name].bars, PEAK):
-            if line not in bar.lines:
-                continue
-            other, _, figure = bar.against.partition("/")
-            if figure:
-                # Another task of allasfs itself.
-                value = by_client.get(bar.client, {}).get(bar.figure)
-                against = found.get(other, {}).get(bar.client, {}).get(figure)
-                judged.append((name, Verdict(bar, value, against, other)))
-            else:
-                judged.append((name, judge(bar, by_client, peers)))
-    return judged
+def _bars(found: Medians, line: str, peers: frozenset[str]) -> list[dict[str, Any]]:
+    return [
+        _bar(task, judge(bar, task, found, peers))
+        for task in found
+        for bar in TASKS[task].bars
+        if line in bar.lines
+    ]
 
 
-def table(records: Sequence[Record], peers: frozenset[str]) -> str:
-    """Return all figures and bars for people."""
-    parts = []
-    for line in EVERYWHERE:
-        found = medians(records, line)
-        if not found:
-            continue
-        rows = [["task", "figure", "allasfs", "other", "", "ratio", "wanted", ""]]
-        for task, verdict in verdicts(found, line, peers):
-            bar = verdict.bar
-            ratio = verdict.ratio
-            met = {True: "met", False: "MISSED", None: "-"}[verdict.is_met]
-            row = [task, bar.figure, _short(verdict.value)]
-            if bar.against == LIMIT:
-                row += ["", "", "", f"<= {bar.factor:g}", met]
-            else:
-                other = "" if verdict.other is None else _short(verdict.other)
-                row += [other, verdict.other_name, _short(ratio), f"<= {bar.factor:.2f}", met]
-            if bar.client != "allasfs":
-                row[1] += f" ({bar.client})"
-            rows.append(row)
-        parts.append(f"{line}\n{_aligned(rows)}")
-        parts.append(_all_figures(found))
-    failed = {(r.line, r.task, r.client, r.error) for r in records if r.error}
-    parts += [f"{line} {task} {client}: {why}" for line, task, client, why in sorted(failed)]
-    return "\n\n".join(parts)
-
-
-def _all_figures(found: Medians) -> str:
-    shown = ("seconds", "cold_seconds", "warm_seconds", "close_seconds", "median_ms", "p95_ms")
-    used = ("cpu_s", "cpu_s_per_gib", "idle_mib", "peak_mib", "requests", "sent_mib")
-    rows = [["task", "client", "figures", "used"]]
-    for task, by_client in found.items():
-        for client, figures in by_client.items():
-            texts = [
-                ", ".join(f"{name} {_short(figures[name])}" for name in names if name in figures)
-                for names in (shown, used)
-            ]
-            rows.append([task, client, *texts])
-    return _aligned(rows)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
-def as_json(
-    records: Sequence[Record], clients: Sequence[Client], settings: dict[str, object]
-) -> dict[str, object]:
-    """Return everything for the file of results."""
-    peers = frozenset(client.name for client in clients if client.is_peer)
-    result: dict[str, object] = {
-        **settings,
-        "versions": versions(clients),
-        "machine": {
-            "cores": os.cpu_count(),
-            "kernel": platform.release(),
-            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        },
-    }
-    for line in EVERYWHERE:
-        found = medians(records, line)
-        if found:
-            result[line] = {
-                "medians": found,
-                "bars": [_bar(task, verdict) for task, verdict in verdicts(found, line, peers)],
-            }
-    result["records"] = [record.as_json() for record in records]
-    return result
-
-
-def _bar(task: str, verdict: Verdict) -> dict[str, object]:
+def _bar(task: str, verdict: Verdict) -> dict[str, Any]:
     bar = verdict.bar
     return {
         "task": task,
@@ -146,20 +103,133 @@ def _bar(task: str, verdict: Verdict) -> dict[str, object]:
     }
 
 
-def versions(clients: Sequence[Client]) -> dict[str, str]:
-    """Return the versions of everything that was measured."""
-    found = {client.name: client.version() for client in clients if not client.missing()}
-    curl = subprocess.run(["curl", "--version"], capture_output=True, text=True, check=True)
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
+def _runs(records: Iterable[Record]) -> dict[str, dict[str, int]]:
+    """Return how often each client did each task."""
+    runs: dict[str, dict[str, int]] = {}
+    for record in records:
+        if record.figures:
+            by_client = runs.setdefault(record.task, {})
+            by_client[record.client] = by_client.get(record.client, 0) + 1
+    return runs
+
+
+def _left_out(records: Sequence[Record], line: str, runs: int, pace: Pace) -> list[dict[str, Any]]:
+    """Return what was measured less often than asked for, and why."""
+    plan = Plan(records, pace=pace)
+    found: list[dict[str, Any]] = []
+    for task, client in dict.fromkeys((r.task, r.client) for r in records if r.line == line):
+        reasons = (plan.why_not(line, task, client, run) for run in range(runs))
+        why = next(filter(None, reasons), "")
+        # What was ended is told as a failure.
+        if why and why != ENDED:
+            done = sum((r.line, r.task, r.client) == (line, task, client) for r in records)
+            found.append({"task": task, "client": client, "runs": done, "why": why})
+    return found
+
+
+def _failed(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Return what failed, and how often for each reason."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for record in records:
+        if record.error:
+            key = (record.task, record.client, record.error)
+            counts[key] = counts.get(key, 0) + 1
+    return [
+        {"task": task, "client": client, "times": count, "why": why}
+        for (task, client, why), count in counts.items()
+    ]
+
+
+# -- for people -----------------------------------------------------------------------------------
+
+
+def table(results: Results) -> str:
+    """Return all bars and figures."""
+    parts = []
+    for line in EVERYWHERE:
+        if line not in results:
+            continue
+        found = results[line]
+        parts.append(f"{line}: {results['lines'][line]['title']}")
+        parts.append(_aligned([_HEAD, *(_bar_row(bar) for bar in found["bars"])]))
+        parts.append(_all_figures(found["medians"]))
+        parts += [f"{line} {words}" for words in notes(found)]
+    parts += absent(results)
+    return "\n\n".join(parts)
+
+
+_HEAD = ["task", "figure", "allasfs", "other", "", "ratio", "wanted", ""]
+
+
+def _bar_row(bar: Results) -> list[str]:
+    figure = bar["figure"] if bar["client"] == "allasfs" else f"{bar['figure']} ({bar['client']})"
+    row = [bar["task"], figure, short(bar["value"])]
+    if bar["against"] == LIMIT:
+        row += ["", "", "", f"<= {bar['at_most']:g}"]
+    else:
+        row += [short(bar["other"]), bar["against"], short(bar["ratio"])]
+        row.append(f"<= {bar['at_most']:.2f}")
+    return [*row, VERDICTS[bar["met"]]]
+
+
+def _all_figures(found: Results) -> str:
+    rows = [["task", "client", "figures", "used"]]
+    for task, by_client in found.items():
+        for client, figures in by_client.items():
+            texts = [
+                ", ".join(f"{name} {short(figures[name])}" for name in names if name in figures)
+                for names in (TIMES, USED)
+            ]
+            rows.append([task, client, *texts])
+    return _aligned(rows)
+
+
+def notes(found: Results) -> list[str]:
+    """Return what is to be known of the figures on a line: what failed, what was left out."""
+    failed = [
+        f"{each['task']}, {each['client']}: failed {_times(each['times'])}: {each['why']}"
+        for each in found["failed"]
+    ]
+    less: dict[tuple[int, str], dict[str, list[str]]] = {}
+    for each in found["left_out"]:
+        tasks = less.setdefault((each["runs"], each["why"]), {})
+        tasks.setdefault(each["task"], []).append(each["client"])
+    told = [
+        f"measured {_times(runs)} only, {why}: "
+        + "; ".join(f"{task} ({', '.join(clients)})" for task, clients in tasks.items())
+        for (runs, why), tasks in sorted(less.items())
+    ]
+    return [*failed, *told]
+
+
+def absent(results: Results) -> list[str]:
+    """Return who takes no part in which task, and why."""
+    tasks: dict[tuple[str, str], list[str]] = {}
+    for task, clients in results["takes_no_part"].items():
+        for client, why in clients.items():
+            tasks.setdefault((client, why), []).append(task)
+    return [f"{client} not in {', '.join(found)}: {why}" for (client, why), found in tasks.items()]
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
     )
-    return {
-        **found,
-        "curl": curl.stdout.splitlines()[0],
-        "python": platform.python_version(),
-        "commit": git.stdout.strip(),
-    }
+
+
+def short(value: float | None) -> str:
+    """Return a figure in three digits."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def spoken(client: str) -> str:
+    """Return a client's name for a sentence."""
+    return "the raw client" if client == RAW else client

@@ -2,178 +2,146 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bench import data, lines, usage
+from bench import lines, stock, usage
+from bench.bars import RAW
 from bench.clients import Client, Mount
+from bench.data import MIB, Sizes
 from bench.lines import Site
-from bench.place import MIB, Figures, Place
-from bench.tasks import RAW, Task
-from bench.timed import READ_KEYS, REGION
+from bench.place import Place
+from bench.plan import Pace, Plan, in_turn
+from bench.records import TOO_LONG, Figures, Key, Log, Record
+from bench.tasks import Task
 
 GIB = 1024 * MIB
 
 
-@dataclass
-class Record:
-    """One measurement."""
+class StoreGoneError(Exception):
+    """The store has ended: what follows would be blamed on the clients."""
 
-    line: str
-    task: str
-    client: str
-    run: int
-    figures: Figures = field(default_factory=dict)
-    # Why there are no figures.
-    error: str = ""
 
-    def as_json(self) -> dict[str, object]:
-        """Return it for the file of results."""
-        rounded = {name: round(value, 4) for name, value in self.figures.items()}
-        return {**asdict(self), "figures": rounded}
+def takes_no_part(task: Task, client: Client) -> str:
+    """Return why a client does not do a task; empty when it does."""
+    return client.missing() or client.skips(task.name, task.is_write_back, task.too_many)
+
+
+def planned(line: str, task: Task, clients: Sequence[Client], runs: int) -> list[Key]:
+    """Return the measurements of a task in their order; each round begins with another client."""
+    names = [client.name for client in clients if not takes_no_part(task, client)]
+    return [
+        (line, task.name, name, run)
+        for run in range(runs)
+        for name in [*in_turn(names, run), *([RAW] if task.raw else [])]
+    ]
 
 
 class Runner:
     """All measurements on one line."""
 
     def __init__(
-        self, site: Site, folder: Path, sizes: data.Sizes, clients: Sequence[Client], limit_s: float
+        self, site: Site, folder: Path, sizes: Sizes, clients: Sequence[Client], limit_s: float
     ) -> None:
-        """A client that needs longer than ``limit_s`` for a task is ended."""
+        """A measurement that needs longer than ``limit_s`` is ended."""
         self._folder = folder
-        self._clients = clients
+        self._clients: Mapping[str, Client] = {client.name: client for client in clients}
         self._limit_s = limit_s
-        self._refused = {client.name: client.missing() for client in clients}
-        self._place = Place(site, sizes, folder / "local", {})
+        self._place = Place(site, sizes, folder / "local")
         self._place.local.mkdir()
+        self._is_warm = False
+        # The limit of this measurement.
+        self._now_s = limit_s
 
-    def prepare(self, names: Sequence[str]) -> None:
+    def prepare(self, tasks: Sequence[Task]) -> None:
         """Put into the store what these tasks need."""
+        stock.prepare(self._place, tasks)
+
+    def measure(self, task: Task, keys: Sequence[Key], log: Log, pace: Pace) -> Iterator[Record]:
+        """Measure what is not there yet; yield each when it is in the log."""
+        self._is_warm = False
+        for key in keys:
+            line, _, name, run = key
+            plan = Plan(log.records, pace=pace)
+            if key in log or plan.why_not(line, task.name, name, run):
+                continue
+            self._now_s = min(self._limit_s, plan.limit_s(line, task.name))
+            record = self._one(task, name, run)
+            if gone := ", ".join(self._place.site.cloud.dead_services()):
+                record.figures = {}
+                record.error = f"the store's {gone} ended: {record.error}"
+            log.add(record)
+            yield record
+            if gone:
+                raise StoreGoneError(gone)
+
+    def _warm(self, task: Task) -> None:
+        """Let memory hold what the task reads from the store, and nothing of tasks before it."""
+        usage.drop_page_cache()
+        self._place.site.bucket = task.bucket
+        for prefix in task.warms:
+            self._place.site.warm(self._place.site.names(prefix))
+
+    def _one(self, task: Task, client: str, run: int) -> Record:
         place = self._place
-        site, sizes, local, facts = place.site, place.sizes, place.local, place.facts
-        site.make()
-        for number, key in enumerate(READ_KEYS):
-            if number == 0 or "read4" in names:
-                path = local / f"{number}.bin"
-                facts[key] = data.write_noise(path, number, sizes.read_mib)
-                site.put_file(key, path)
-        if "bam" in names:
-            self._prepare_bam()
-        if "write" in names:
-            path = local / "written.bin"
-            facts["written.bin"] = data.write_noise(path, 9, sizes.written_mib)
-        site.bucket = lines.NAMES
-        if {"ls", "find", "stat"} & set(names):
-            site.put_many((f"flat/{number:05d}", b"x") for number in range(sizes.names))
-            inside = -(-sizes.names // sizes.folders)
-            site.put_many(
-                (f"tree/{folder:03d}/{number:03d}", b"x")
-                for folder in range(sizes.folders)
-                for number in range(inside)
-            )
-        site.bucket = lines.SMALL
-        small = data.small_files(sizes.small, 5)
-        site.put_many((f"small/{name}", content) for name, content in small.items())
-        joined = b"".join(small[name] for name in sorted(small))
-        facts["small"] = hashlib.md5(joined, usedforsecurity=False).hexdigest()
-        (local / "copied").mkdir()
-        for name, content in data.small_files(sizes.copied, 6).items():
-            (local / "copied" / name).write_bytes(content)
-        place.run("tar", "-cf", local / "copied.tar", "-C", local, "copied")
-
-    def _prepare_bam(self) -> None:
-        place = self._place
-        bam, index = data.write_bam(place.local, place.sizes.alignments)
-        place.site.put_file("bam/reads.bam", bam)
-        place.site.put_file("bam/reads.bam.bai", index)
-        command = ["samtools", "view", "-c", str(bam), REGION]
-        count = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        place.facts["bam"] = count.strip()
-        empty = usage.bytes_read(["samtools", "--version"])
-        place.facts["bam_bytes"] = str(usage.bytes_read(command) - empty)
-
-    def measure(self, task: Task, runs: int) -> Iterator[Record]:
-        """Yield each measurement of a task; each round begins with another client."""
-        if task.name == "bam" and "bam" not in self._place.facts:
-            return
-        names = [client.name for client in self._clients]
-        for run in range(runs):
-            shift = run % len(names)
-            for client in [*self._clients[shift:], *self._clients[:shift]]:
-                why = self._refused[client.name] or client.skips(task.name, task.is_write_back)
-                if why:
-                    if not client.only or task.name in client.only:
-                        yield Record(self._line, task.name, client.name, run, error=why)
-                    continue
-                yield self._one(task, client, run)
-            if task.raw is not None:
-                yield self._one(task, None, run)
-
-    @property
-    def _line(self) -> str:
-        return self._place.site.line.name
-
-    def _one(self, task: Task, client: Client | None, run: int) -> Record:
-        record = Record(self._line, task.name, client.name if client else RAW, run)
-        place = self._place
+        record = Record(place.site.line.name, task.name, client, run)
         # All bytes are compared once for each client and task: it takes as long as the work.
-        place.checks = run == 0
+        place.checks = run == 0 and not (task.bucket == lines.FILES and place.site.line.bytes_per_s)
         place.site.bucket = task.bucket
         place.later.clear()
+        began = time.monotonic()
         try:
+            if not self._is_warm:
+                self._warm(task)
+                self._is_warm = True
             if task.before is not None:
                 task.before(place)
-            usage.drop_page_cache()
-            for prefix in task.warms:
-                place.site.warm(place.site.names(prefix))
-            if client is None:
-                record.figures = self._raw(task)
-            else:
-                record.figures = self._mounted(task, client)
+            # What the one before has written does not go to the disk now.
+            os.sync()
+            record.figures = self._raw(task) if client == RAW else self._mounted(task, client)
         except Exception as exc:
-            record.error = f"{type(exc).__name__}: {exc}"[:500]
-        finally:
+            record.error = _told(exc)
+        try:
             for prefix in task.leaves:
                 place.site.remove(prefix)
+        except Exception as exc:
+            record.error = record.error or _told(exc)
+        record.took_s = time.monotonic() - began
         return record
 
-    def _mounted(self, task: Task, client: Client) -> Figures:
+    def _mounted(self, task: Task, client: str) -> Figures:
         place = self._place
-        with tempfile.TemporaryDirectory(prefix=client.name, dir=self._folder) as name:
-            folder = Path(name) / "one"
-            with client.mounted(place.site, folder) as mount, self._watched(mount) as watch:
-                place.mount = mount.path
-                idle = usage.memory_bytes(mount.pid, "VmRSS")
-                cpu_s = usage.cpu_s(mount.pid)
-                place.site.forget_requests()
-                try:
-                    figures = task.run(place)
-                except Exception as exc:
-                    if watch.is_set():
-                        raise RuntimeError(f"took longer than {self._limit_s:g} s") from exc
-                    raise
+        with (
+            tempfile.TemporaryDirectory(prefix=client, dir=self._folder) as name,
+            self._clients[client].mounted(place.site, Path(name) / "one") as mount,
+        ):
+            place.mount = mount.path
+            usage.wait_alone(mount.pid)
+            idle = usage.memory_bytes(mount.pid, "VmRSS")
+            cpu_s = usage.cpu_s(mount.pid)
+            place.site.forget_requests()
+            with self._limited(mount):
+                figures = task.run(place)
                 figures["cpu_s"] = usage.cpu_s(mount.pid) - cpu_s
                 figures["idle_mib"] = idle / MIB
                 figures["peak_mib"] = usage.memory_bytes(mount.pid, "VmHWM") / MIB
                 figures = self._completed(task, figures)
                 self._compare()
-                return figures
+            return figures
 
     def _raw(self, task: Task) -> Figures:
         if task.raw is None:
             raise ValueError(f"nothing raw does {task.name}")
         self._place.site.forget_requests()
-        figures = self._completed(task, task.raw(self._place))
-        self._compare()
+        with self._limited(None):
+            figures = self._completed(task, task.raw(self._place))
+            self._compare()
         return figures
 
     def _compare(self) -> None:
@@ -194,34 +162,56 @@ class Runner:
         return figures
 
     @contextmanager
-    def _watched(self, mount: Mount) -> Iterator[threading.Event]:
-        """End the mount after the limit, so that what waits for it gets an error."""
+    def _limited(self, mount: Mount | None) -> Iterator[None]:
+        """End the programs and the mount after the limit: what waits for them gets an error."""
+        place = self._place
         is_over = threading.Event()
 
         def end() -> None:
             is_over.set()
-            os.kill(mount.pid, 9)
+            for process in [*place.running]:
+                process.kill()
+            if mount is not None:
+                mount.kill()
 
-        timer = threading.Timer(self._limit_s, end)
+        limit_s = self._now_s
+        place.ends_s = time.monotonic() + limit_s
+        timer = threading.Timer(limit_s, end)
         timer.start()
+        too_long = TimeoutError(f"{TOO_LONG} {limit_s:.3g} s")
         try:
-            yield is_over
+            yield
+        except Exception as exc:
+            if is_over.is_set() or isinstance(exc, TimeoutError):
+                raise too_long from exc
+            raise
+        else:
+            if is_over.is_set():
+                raise too_long
         finally:
+            try:
+                place.end_programs()
+            except subprocess.TimeoutExpired:
+                end()
+                place.end_programs()
             timer.cancel()
 
 
-def line_cost(site: Site) -> dict[str, float]:
+def _told(exc: Exception) -> str:
+    return f"{type(exc).__name__}: {exc}"[:500]
+
+
+def line_cost(site: Site, folder: Path) -> Figures:
     """Measure the slow line without its limits: MB/s, and its CPU seconds per GiB."""
     size = 256 * MIB
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "zeros"
-        path.write_bytes(bytes(size))
-        site.put_file("line/zeros", path)
+    path = folder / "zeros"
+    path.write_bytes(bytes(size))
+    site.put_file("line/zeros", path)
+    path.unlink()
     url = f"{site.cloud.storage_url}/{site.bucket}/line/zeros"
-    found: dict[str, float] = {}
+    found: Figures = {}
     port = int(site.cloud.swift_url.rpartition(":")[2])
-    free = lines.without_limits(site.line)
-    with lines.slow_line(port, free) as (near, pid):
+    with lines.slow_line(port, lines.without_limits(site.line)) as (near, pid):
         for name, address in (("direct", url), ("line", url.replace(f":{port}/", f":{near}/"))):
             curl = ["curl", "-sf", "-o", "/dev/null", "-H", f"X-Auth-Token: {site.token}", address]
             subprocess.run(curl, check=True)
@@ -231,12 +221,3 @@ def line_cost(site: Site) -> dict[str, float]:
             found["cpu_s_per_gib"] = round((usage.cpu_s(pid) - before) * GIB / size, 3)
     site.remove("line/")
     return found
-
-
-def progress(record: Record) -> None:
-    """Say on standard error what was measured."""
-    told = record.error or ", ".join(
-        f"{name} {value:.3g}" for name, value in record.figures.items()
-    )
-    where = f"{record.line} {record.task} {record.client}"
-    print(f"{where:40} {told}", file=sys.stderr, flush=True)

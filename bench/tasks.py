@@ -6,14 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench import timed
-from bench.bars import LIMIT, LOOPBACK, PEERS, SLOW, Bar
-from bench.lines import CHANGED, FILES, NAMES, SMALL
-from bench.place import MIB, Place
+from bench.bars import LIMIT, LOOPBACK, PEERS, RAW, SLOW, Bar
+from bench.data import MIB
+from bench.lines import CHANGED, FILES, GROWN, NAMES, SMALL
+from bench.place import Place
 from bench.timed import READ_KEYS, Work
 
-RAW = "raw"
-# Demanded of every task.
-PEAK = Bar("peak_mib", 250, LIMIT)
+# Demanded of every task where nothing else is said.
+PEAK_MIB = 250.0
+# These ask for each name of a listing by itself.
+ASK_EACH = ("rclone", "s3fs")
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,10 @@ class Task:
     title: str
     run: Work
     raw: Work | None = None
-    bars: tuple[Bar, ...] = ()
-    # Objects that the store reads into its memory before the clock starts.
+    # Beside that on the peak of the memory.
+    own_bars: tuple[Bar, ...] = ()
+    peak_mib: float = PEAK_MIB
+    # Objects that the store reads into its memory before the first measurement.
     warms: tuple[str, ...] = ()
     # Made anew before each measurement, and what is removed after it.
     before: Callable[[Place], None] | None = None
@@ -33,12 +37,16 @@ class Task:
     bucket: str = FILES
     # Only for clients that write back.
     is_write_back: bool = False
+    # Clients for which it has too many names.
+    too_many: tuple[str, ...] = ()
     # Bytes that the program moves, by the sizes: for CPU per GiB, and for bytes asked for.
     moved: Callable[[Place], int] = lambda place: 0
 
-
-PEAK = Bar("peak_mib", 250, LIMIT)
-RAW = "raw"
+    @property
+    def bars(self) -> tuple[Bar, ...]:
+        """What is demanded of it."""
+        client = "allasfs-write-back" if self.is_write_back else "allasfs"
+        return (*self.own_bars, Bar("peak_mib", self.peak_mib, LIMIT, client=client))
 
 
 def _tasks() -> tuple[Task, ...]:
@@ -70,10 +78,11 @@ def _tasks() -> tuple[Task, ...]:
             "reread",
             "read a large file again",
             timed.read_again,
-            bars=(Bar("seconds", 1 / 5),),
+            own_bars=(Bar("seconds", 1 / 5),),
             warms=READ_KEYS[:1],
             moved=lambda place: 2 * place.sizes.read_mib * MIB,
         ),
+        *(_readers(count) for count in (1, 4, 16)),
         Task(
             "write",
             "write a large file until it is stored",
@@ -106,8 +115,16 @@ def _tasks() -> tuple[Task, ...]:
             bucket=NAMES,
         ),
         Task(
-            "stat", "stat of every name", timed.stats, bars=(Bar("seconds", 1 / 5),), bucket=NAMES
+            "stat",
+            "stat of every name",
+            timed.stats,
+            own_bars=(Bar("seconds", 1 / 5),),
+            bucket=NAMES,
         ),
+        _grown(0, "10,000"),
+        _grown(1, "100,000", Bar("seconds", 5, LIMIT, LOOPBACK)),
+        # 60 MiB of an idle mount, and 500 bytes for each of the names.
+        _grown(2, "500,000", peak_mib=300),
         Task(
             "small",
             "read small files one after the other",
@@ -140,7 +157,7 @@ def _tasks() -> tuple[Task, ...]:
             "drain",
             "cp -r of small files, written back",
             timed.copy_in,
-            bars=(Bar("seconds", 1 / 1.3, "rclone-fast", client="allasfs-write-back"),),
+            own_bars=(Bar("seconds", 1 / 1.3, "rclone-fast", client="allasfs-write-back"),),
             before=timed.make_out,
             leaves=("out/",),
             is_write_back=True,
@@ -150,7 +167,7 @@ def _tasks() -> tuple[Task, ...]:
             "rm",
             "rm -r of a large directory",
             timed.remove,
-            bars=(Bar("seconds", 1 / 2),),
+            own_bars=(Bar("seconds", 1 / 2),),
             before=timed.make("doomed/", "names"),
             leaves=("doomed/",),
             bucket=CHANGED,
@@ -159,7 +176,7 @@ def _tasks() -> tuple[Task, ...]:
             "rename",
             "rename a directory",
             timed.rename,
-            bars=(Bar("seconds", 1 / 2),),
+            own_bars=(Bar("seconds", 1 / 2),),
             before=timed.make("before/", "moved"),
             leaves=("before/", "after/"),
             bucket=CHANGED,
@@ -213,10 +230,40 @@ def _tasks() -> tuple[Task, ...]:
             "bam",
             "samtools: the reads of a region",
             timed.samtools,
-            bars=(Bar("sent_per_byte", 1.5, LIMIT),),
+            own_bars=(Bar("sent_per_byte", 1.5, LIMIT),),
             warms=("bam/",),
             moved=lambda place: int(place.facts["bam_bytes"]),
         ),
+    )
+
+
+def _readers(count: int) -> Task:
+    """Return the task of so many readers; more of them are not to be slower than one."""
+    return Task(
+        f"readers{count}",
+        f"read 16 files, {count} at a time",
+        timed.readers(count),
+        timed.with_cpu(timed.raw_readers(count)),
+        () if count == 1 else (Bar("seconds", 1.0, "readers1/seconds"),),
+        warms=("readers/",),
+        moved=timed.reader_bytes,
+    )
+
+
+def _grown(which: int, count: str, *bars: Bar, peak_mib: float = PEAK_MIB) -> Task:
+    """Return the task of listing so many names; each is to cost what it costs among fewer."""
+    names = ("grow10k", "grow100k", "grow500k")
+    if which:
+        bars = (*bars, Bar("us_per_name", 1.25, f"{names[which - 1]}/us_per_name"))
+    return Task(
+        names[which],
+        f"ls -l of {count} names",
+        timed.list_many(which),
+        timed.raw_list_many(which),
+        bars,
+        peak_mib,
+        bucket=GROWN[which],
+        too_many=ASK_EACH,
     )
 
 

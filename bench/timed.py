@@ -9,11 +9,13 @@ import hashlib
 import os
 import resource
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 
-from bench.place import MIB, Figures, Place, WrongBytesError
+from bench.data import MIB
+from bench.place import Place, WrongBytesError
+from bench.records import Figures
+from bench.worker import BLOCK
 
 Work = Callable[[Place], Figures]
 
@@ -34,6 +36,7 @@ def with_cpu(work: Work) -> Work:
 # -- large files ----------------------------------------------------------------------------------
 
 READ_KEYS = tuple(f"large/{number}.bin" for number in range(4))
+READER_KEYS = tuple(f"readers/{number:02d}.bin" for number in range(16))
 
 
 def read_one(place: Place) -> Figures:
@@ -71,13 +74,46 @@ def read_again(place: Place) -> Figures:
     return {"seconds": place.run("cat", path)}
 
 
+def readers(count: int) -> Work:
+    """Let so many programs share the reading of 16 files, each one file after the other."""
+
+    def run(place: Place) -> Figures:
+        paths = [place.mount / key for key in READER_KEYS]
+        shares = [["cat", *map(str, paths[first::count])] for first in range(count)]
+        seconds = place.together(shares)
+        for path, key in zip(paths, READER_KEYS, strict=True):
+            place.expect_file(path, place.facts[key])
+        return {"seconds": seconds}
+
+    return run
+
+
+def raw_readers(count: int) -> Work:
+    """Let so many curls share the reading of 16 objects, each one object after the other."""
+
+    def run(place: Place) -> Figures:
+        urls = [place.curl(key)[-1] for key in READER_KEYS]
+        return {
+            "seconds": place.together(
+                [[*place.curl("")[:-1], *urls[first::count]] for first in range(count)]
+            )
+        }
+
+    return run
+
+
+def reader_bytes(place: Place) -> int:
+    """Return how many bytes the 16 files have."""
+    return len(READER_KEYS) * place.sizes.reader_mib * MIB
+
+
 def write(place: Place) -> Figures:
     """Copy a large file in; wait until the store has it."""
     source, key = place.local / "written.bin", "out/written.bin"
     size = source.stat().st_size
     began = time.perf_counter()
     closed = place.run("cp", source, place.mount / key)
-    place.site.wait_for(lambda: place.site.size(key) == size, f"{key} is stored")
+    place.wait_for(lambda: place.site.size(key) == size, f"{key} is stored")
     figures = {"seconds": time.perf_counter() - began, "close_seconds": closed}
     _check_written(place, key)
     return figures
@@ -117,6 +153,33 @@ def raw_list(place: Place) -> Figures:
     """List the same names by one request."""
     figures, _ = place.work("raw_list", "flat/")
     return {"cold_seconds": figures["seconds"], "cpu_s": figures["cpu_s"]}
+
+
+def list_many(which: int) -> Work:
+    """List one of the directories whose growth is looked at."""
+
+    def run(place: Place) -> Figures:
+        folder, count = place.mount / "many", place.sizes.grown[which]
+        seconds = place.run("ls", "-l", folder)
+        place.compare(lambda: place.expect("many", str(len(os.listdir(folder))), str(count)))
+        return _listed(seconds, count)
+
+    return run
+
+
+def raw_list_many(which: int) -> Work:
+    """List the same names by as few requests as possible."""
+
+    def run(place: Place) -> Figures:
+        figures, _ = place.work("raw_list", "many/")
+        listed = _listed(figures["seconds"], place.sizes.grown[which])
+        return {**listed, "cpu_s": figures["cpu_s"]}
+
+    return run
+
+
+def _listed(seconds: float, count: int) -> Figures:
+    return {"seconds": seconds, "us_per_name": seconds / count * 1e6}
 
 
 def find(place: Place) -> Figures:
@@ -167,7 +230,7 @@ def copy_in(place: Place) -> Figures:
     began = time.perf_counter()
     closed = place.run("cp", "-r", source, place.mount / "out")
     count = len(os.listdir(source))
-    place.site.wait_for(lambda: _stored(place, "out/copied/") == count, "all copies are stored")
+    place.wait_for(lambda: _stored(place, "out/copied/") == count, "all copies are stored")
     figures = {"seconds": time.perf_counter() - began, "close_seconds": closed}
 
     def check() -> None:
@@ -206,7 +269,7 @@ def make(prefix: str, count: str) -> Callable[[Place], None]:
 def remove(place: Place) -> Figures:
     """Remove a large directory; wait until the store has none of it."""
     seconds = place.run("rm", "-r", place.mount / "doomed")
-    place.site.wait_for(lambda: _stored(place, "doomed/") == 0, "all are removed")
+    place.wait_for(lambda: _stored(place, "doomed/") == 0, "all are removed")
     return {"seconds": seconds}
 
 
@@ -214,7 +277,7 @@ def rename(place: Place) -> Figures:
     """Rename a directory; wait until the store has no old name."""
     began = time.perf_counter()
     place.run("mv", place.mount / "before", place.mount / "after")
-    place.site.wait_for(lambda: _stored(place, "before/") == 0, "all have the new name")
+    place.wait_for(lambda: _stored(place, "before/") == 0, "all have the new name")
     figures = {"seconds": time.perf_counter() - began}
     place.expect("after", str(_stored(place, "after/")), str(place.sizes.moved))
     return figures
@@ -269,7 +332,7 @@ def raw_first_byte(place: Place) -> Figures:
 
 def block_bytes(place: Place) -> int:
     """Return how many bytes the blocks have."""
-    return place.sizes.blocks * 4096
+    return place.sizes.blocks * BLOCK
 
 
 # -- programs -------------------------------------------------------------------------------------
@@ -280,7 +343,7 @@ def tar_in(place: Place) -> Figures:
     began = time.perf_counter()
     place.run("tar", "-xf", place.local / "copied.tar", "-C", place.mount / "out")
     count = place.sizes.copied
-    place.site.wait_for(lambda: _stored(place, "out/copied/") == count, "all files are stored")
+    place.wait_for(lambda: _stored(place, "out/copied/") == count, "all files are stored")
     return {"seconds": time.perf_counter() - began}
 
 
@@ -302,16 +365,14 @@ def tar_out(place: Place) -> Figures:
     return {"seconds": seconds}
 
 
-REGION = "chr1:5000000-5050000"
+# 0.85 MB of the BAM file: much beside the pages that the kernel asks for.
+REGION = "chr1:5000000-5250000"
 
 
 def samtools(place: Place) -> Figures:
     """Count the reads of a region."""
     began = time.perf_counter()
-    path = place.mount / "bam/reads.bam"
-    done = subprocess.run(
-        ["samtools", "view", "-c", str(path), REGION], check=True, capture_output=True, text=True
-    )
+    count = place.output("samtools", "view", "-c", place.mount / "bam/reads.bam", REGION)
     seconds = time.perf_counter() - began
-    place.expect("samtools", done.stdout.strip(), place.facts["bam"])
+    place.expect("samtools", count.strip(), place.facts["bam"])
     return {"seconds": seconds}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -49,6 +50,14 @@ def _stat(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
+
+
+def wait_alone(pid: int) -> None:
+    """Return when a process has no children any more, as those that mount for it; after 1 s."""
+    for _ in range(50):
+        if tree(pid) == [pid]:
+            return
+        time.sleep(0.02)
 
 
 def drop_page_cache() -> bool:
