@@ -225,6 +225,7 @@ class Draft(Segments):
         """
         if self._layout is None and stop <= self._sending.threshold(self.file.spool):
             return
+        self.file.goes_in_segments()
         is_away = self._refusal is not None
         self._is_behind |= is_away
         if self._is_refused or (is_away and self._is_sending):

@@ -59,6 +59,8 @@ class SpoolFile:
         # MD5 of the first _hashed bytes, as long as the file is written in order.
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._hashed = 0
+        # Whether it goes up in segments, which have checksums of their own.
+        self._is_in_segments = False
 
     def write(self, offset: int, data: bytes) -> None:
         """Write all of ``data``, or nothing and raise NoSpace."""
@@ -104,11 +106,15 @@ class SpoolFile:
                 raise disk_error(str(self.path), exc) from exc
             self._held.add(offset, stop)
             self.present.add(offset, stop)
-            if offset == self._hashed:
+            if offset == self._hashed and not self._is_in_segments:
                 self._md5.update(data)
                 self._hashed = stop
             elif offset < self._hashed:
                 self._restart_md5()
+
+    def goes_in_segments(self) -> None:
+        """Hash no more while it is written: nobody needs the MD5 of the whole."""
+        self._is_in_segments = True
 
     def _restart_md5(self) -> None:
         self._md5 = hashlib.md5(usedforsecurity=False)
@@ -148,6 +154,7 @@ class SpoolFile:
     def settled(self) -> None:
         """The stored version is as the file is now."""
         self.changed, self.written = Spans(), Spans()
+        self._is_in_segments = False
 
     def punch(self, start: int, stop: int) -> bool:
         """Give back the room of a span, whose bytes are gone then; False where that cannot be."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -184,6 +186,33 @@ def test_segments_go_up_before_the_file_is_closed(bench: Bench) -> None:
     draft.discard()
     assert bench.store.keys(SEGMENTS) == []
     assert bench.spool.notes() == []
+
+
+def test_what_goes_up_in_segments_is_hashed_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[int] = []
+
+    class Counting:
+        def __init__(self, **_: object) -> None:
+            self._md5 = hashlib.md5(usedforsecurity=False)
+
+        def update(self, data: bytes) -> None:
+            hashed.append(len(data))
+            self._md5.update(data)
+
+        def hexdigest(self) -> str:
+            return self._md5.hexdigest()
+
+    monkeypatch.setattr(spoolfile, "hashlib", SimpleNamespace(md5=Counting))
+    data = content(16 * MIB)
+    draft = bench.draft()
+    bench.write(draft, data)
+    bench.upload(draft)
+    assert get_bytes(bench.store, "bucket", "key") == data
+    # Up to the threshold nobody knows that there will be segments.
+    assert sum(hashed) <= len(data) + CONFIG.segment_threshold + BLOCK
+    draft.discard()
 
 
 def test_a_small_file_sends_nothing_before_it_is_closed(bench: Bench) -> None:
