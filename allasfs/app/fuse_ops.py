@@ -41,7 +41,7 @@ from allasfs.errors import (
 )
 from allasfs.fs.attrs import STAT_BLOCK, Attr, Given
 from allasfs.fs.vfs import Vfs
-from allasfs.fs.xattrs import USER
+from allasfs.transfer.spoolfile import Bytes
 
 log = logging.getLogger(__name__)
 
@@ -220,10 +220,7 @@ class FuseOps:
         self._vfs.set_attributes(path, Given(uid=owner, gid=None if gid == -1 else gid))
 
     def getxattr(self, path: str, name: str) -> bytes:
-        """The value of an extended attribute; fusepy sees to the size of the caller's buffer."""
-        if not name.startswith(USER):
-            # The kernel asks for security.capability before each write, ls for access lists.
-            raise NotSupported(path)
+        """The value of ``user.NAME``; fusepy sees to the size of the caller's buffer."""
         return self._vfs.getxattr(path, name)
 
     def listxattr(self, path: str) -> list[str]:
@@ -301,7 +298,7 @@ class FuseOps:
         """Read."""
         return self._vfs.read(fi.fh, offset, size)
 
-    def write(self, path: str | None, data: bytes, offset: int, fi: Any) -> int:
+    def write(self, path: str | None, data: Bytes, offset: int, fi: Any) -> int:
         """Write, all of it; the kernel knows the size that this makes."""
         self._kernel_knows(path)
         # A page of a mapping has its place, also in a file that was opened to append.

@@ -37,7 +37,7 @@ from allasfs.transfer.notes import Note
 from allasfs.transfer.readahead import Window
 from allasfs.transfer.reader import Reader
 from allasfs.transfer.spool import Spool
-from allasfs.transfer.spoolfile import SpoolFile
+from allasfs.transfer.spoolfile import Bytes, SpoolFile
 from allasfs.transfer.uploader import Uploader
 
 log = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ class OpenFile:
 
     # -- changing ---------------------------------------------------------------------------------
 
-    def write(self, offset: int, data: bytes, *, append: bool = False) -> int:
+    def write(self, offset: int, data: Bytes, *, append: bool = False) -> int:
         """Write all of ``data``; raise NoSpace, FileTooBig. Return its length.
 
         Nothing written changes nothing, not even the time (POSIX, write).

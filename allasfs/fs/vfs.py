@@ -65,6 +65,7 @@ from allasfs.transfer.reader import Reader
 from allasfs.transfer.rescue import Rescue
 from allasfs.transfer.resume import Resume
 from allasfs.transfer.spool import Spool
+from allasfs.transfer.spoolfile import Bytes
 from allasfs.transfer.uploader import Uploader
 
 log = logging.getLogger(__name__)
@@ -400,7 +401,7 @@ class Vfs:
             self._listings.outdated(handle.file.place.bucket, handle.file.place.key)
             raise
 
-    def write(self, fh: int, offset: int, data: bytes, *, in_place: bool = False) -> int:
+    def write(self, fh: int, offset: int, data: Bytes, *, in_place: bool = False) -> int:
         """Write all of ``data`` to the spool; raise BadHandle, NoSpace, FileTooBig.
 
         With O_APPEND it goes to the end, but for pages of a mapping, which are ``in_place``.

@@ -30,7 +30,7 @@ from allasfs.transfer.readahead import Window
 from allasfs.transfer.reader import Reader
 from allasfs.transfer.segments import Segments
 from allasfs.transfer.sending import Sending
-from allasfs.transfer.spoolfile import SpoolFile
+from allasfs.transfer.spoolfile import Bytes, SpoolFile
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ class Draft(Segments):
 
     # -- changing ---------------------------------------------------------------------------------
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: Bytes) -> None:
         """Write all of ``data``, or nothing and raise NoSpace, FileTooBig."""
         stop = offset + len(data)
         if not data:

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from allasfs.errors import BadHandle, FsError, NoDescriptors, NoSpace, Unavailable
 from allasfs.transfer.spans import Spans
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 ASIDE = ".kept"
 # Bytes read at once for an upload or a checksum.
 CHUNK_BYTES = 256 * 1024
+# What is written; a view is good for the time of the call only.
+Bytes: TypeAlias = "bytes | memoryview"
 PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <linux/falloc.h>
 
 
@@ -62,7 +64,7 @@ class SpoolFile:
         # Whether it goes up in segments, which have checksums of their own.
         self._is_in_segments = False
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: Bytes) -> None:
         """Write all of ``data``, or nothing and raise NoSpace."""
         if not data:
             return
@@ -83,7 +85,7 @@ class SpoolFile:
         """Take bytes of the object that is being changed into a gap."""
         self._put(offset, data, wait=wait)
 
-    def _put(self, offset: int, data: bytes, *, wait: bool = True) -> None:
+    def _put(self, offset: int, data: Bytes, *, wait: bool = True) -> None:
         stop = offset + len(data)
         with self._lock:
             gaps = list(self._held.missing(offset, stop))
