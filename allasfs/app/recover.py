@@ -112,14 +112,7 @@ class Found:
         """Return it as a line of fields that are parted by tabs."""
         entry = self.entry
         fields = (entry.id, entry.subject, entry.size, self.when, self.why, entry.folder)
-        return "\t".join(printable(str(each)) for each in fields)
-
-
-def printable(text: str) -> str:
-    """Return text without characters that do something to a terminal."""
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
+        return "\t".join(logs.plain(str(each)) for each in fields)
 
 
 class Recover:
@@ -203,7 +196,7 @@ class Recover:
                 told = answer(_Direct(rescue, self._config.timeout_s), _request(entry, asked))
             _check(entry, told)
         where = "/".join(asked.place) if asked.place else entry.subject
-        done = "discarded" if asked.command == "discard" else f"stored as {printable(where)}"
+        done = "discarded" if asked.command == "discard" else f"stored as {logs.plain(where)}"
         sys.stdout.write(f"{entry.id}\t{done}\n")
 
     def _let_mount_change(self, entry: Entry, asked: Asked) -> None:
@@ -252,7 +245,7 @@ class Recover:
             ):
                 if entry.note.account not in ("", store.url("")):
                     raise NotRecovered(
-                        f"{printable(entry.subject)}: a part of it is in another account,"
+                        f"{logs.plain(entry.subject)}: a part of it is in another account,"
                         f" {entry.note.account}"
                     )
                 sending = Sending(store, pool, self._config)
@@ -296,7 +289,7 @@ def _check(entry: Entry, told: Mapping[str, object]) -> None:
     """Raise what an answer says."""
     if "error" not in told:
         return
-    line = printable(f"{entry.id}: {told['error']}")
+    line = logs.plain(f"{entry.id}: {told['error']}")
     if told.get("changed"):
         raise ChangedMeanwhile(f"{line}; --over replaces it, --as stores this beside it")
     raise NotRecovered(line)

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from allasfs.app import logs, recover
 from allasfs.app.logs import LogSettings, is_journal
+from allasfs.transfer.journal import Entry
+from allasfs.transfer.notes import KEPT, Note
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,6 +112,18 @@ except ValueError:
     assert r"a\x1b[2J\r\n2026" in text
     # Each record has one line that is not indented.
     assert sum(line.startswith("20") for line in text.split("\n")) == 2
+
+
+@pytest.mark.semantics("S3", "R13")
+def test_a_line_of_recover_escapes_a_name_as_the_log_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "a\x1b[2J\t\n\u202e\udcff"
+    found = recover.Found(Entry(tmp_path, "1", Note(KEPT, "bucket", name, when=1.0)), None)
+    assert f"bucket/{logs.plain(name)}" in found.line().split("\t")
+    # By one and the same function.
+    monkeypatch.setattr(logs, "plain", lambda text: "escaped")
+    assert set(found.line().split("\t")) == {"escaped"}
 
 
 def test_a_daemon_keeps_its_way_to_the_journal(tmp_path: Path) -> None:
