@@ -95,7 +95,7 @@ class Moves:
         self._files = files
         self._pages = pages
         self._orphaned = orphaned
-        self._leftovers = Leftovers(services.store, services.spool.folder)
+        self._leftovers = Leftovers(services.store, services.spool)
 
     def rename(self, path: str, target: str) -> None:
         """Give a file or directory another name.

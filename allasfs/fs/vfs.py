@@ -155,7 +155,7 @@ class Vfs:
         self._attributes = self._services.attributes
         self._tree = Tree(self._services, Layout(config.bucket, config.prefix))
         self._pages = Pages()
-        self._leftovers = Leftovers(store, spool.folder)
+        self._leftovers = Leftovers(store, spool)
         self._moves = Moves(self._services, self._tree, self._files, self._pages, self._orphaned)
         metadata = Metadata(self._services, self._tree, self._files, self._pages, self._hidden_file)
         self.set_attributes = metadata.set_attributes

@@ -14,13 +14,14 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from allasfs.errors import FsError, NotFound
 from allasfs.store import large
 from allasfs.store.api import Kind, ObjectInfo, Segment, Store
 from allasfs.transfer.notes import ASIDE, PUBLISHED, REMOVING, REPLACED, REPLACING, SUFFIX, Note
+from allasfs.transfer.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +54,10 @@ class Old:
 class Leftovers:
     """Removes what replaced versions leave; any thread may call any method."""
 
-    def __init__(self, store: Store, folder: Path) -> None:
-        """``folder`` is the spool's, where notes are."""
+    def __init__(self, store: Store, spool: Spool) -> None:
+        """Notes are in the spool's folder, and say which account it is of."""
         self._store = store
-        self._folder = folder
+        self._spool = spool
 
     def before(self, bucket: str, found: large.Found, etag: str = "") -> Old | None:
         """Prepare to replace a version; call ``keep`` or ``remove`` afterwards.
@@ -117,9 +118,9 @@ class Leftovers:
         """Let the next mount remove these, and what the manifest aside names."""
         if segments:
             note = Note(PUBLISHED, old.bucket, old.key, old=tuple(segments))
-            path = self._path() if old.noted is None else old.noted.path
-            with suppress(OSError):
-                note.save(path, durable=False)
+            self._save(
+                Noted(note, self._path() if old.noted is None else old.noted.path), PUBLISHED
+            )
         if old.aside is not None:
             self._save(old.aside, REPLACED)
 
@@ -142,7 +143,8 @@ class Leftovers:
     def _put_aside(self, bucket: str, info: ObjectInfo) -> Noted | None:
         unique = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(8)}"
         container, key = bucket + large.SEGMENTS_SUFFIX, ASIDE_PREFIX + unique
-        aside = Noted(Note(ASIDE, bucket, info.key, container, key, base=info), self._path())
+        note = Note(ASIDE, bucket, info.key, container, key, base=info)
+        aside = Noted(note, self._path())
         self._save(aside, ASIDE)
         old = Old(bucket, info.key, aside=aside)
         try:
@@ -168,11 +170,10 @@ class Leftovers:
         return aside
 
     def _path(self) -> Path:
-        return self._folder / f"{secrets.token_hex(8)}{SUFFIX}"
+        return self._spool.folder / f"{secrets.token_hex(8)}{SUFFIX}"
 
-    @staticmethod
-    def _save(noted: Noted, state: str) -> Note:
-        note = noted.note.at(state)
+    def _save(self, noted: Noted, state: str) -> Note:
+        note = replace(noted.note, state=state, account=self._spool.account)
         with suppress(OSError):
             note.save(noted.path, durable=False)
         return note

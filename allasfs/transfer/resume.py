@@ -120,6 +120,9 @@ class Resume:
     def _is_ended(self, entry: Entry) -> bool:
         """End one upload; return False when it is to be tried again."""
         if entry.note.account not in ("", self._spool.account):
+            if entry.note.state in leftovers.STATES and not entry.data.exists():
+                log.info("left of %s for a mount of %s", entry.subject, entry.note.account)
+                return True
             self._foreign.append(f"{entry.data} for {entry.subject} in {entry.note.account}")
             log.warning("waits for a mount of another account: %s", self._foreign[-1])
             return True

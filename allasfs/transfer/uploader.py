@@ -235,7 +235,7 @@ class Uploader:
             raise error from exc
 
     def _leftovers(self, draft: Draft) -> Leftovers:
-        return Leftovers(self._store, draft.file.spool.folder)
+        return Leftovers(self._store, draft.file.spool)
 
     def _remove_old(
         self, draft: Draft, info: ObjectInfo, old: Old | None, used: list[Segment]

@@ -259,6 +259,30 @@ def test_a_manifest_that_lies_aside_is_removed_by_the_next_mount(
     assert left(store) == []
 
 
+@pytest.mark.semantics("R10")
+@pytest.mark.parametrize("state", [REPLACED, PUBLISHED])
+def test_what_is_left_in_another_account_waits_for_a_mount_of_that(
+    store: MemStore, bench: Bench, expected_logs: ExpectLog, state: str
+) -> None:
+    expected_logs("are left over")
+    bench.spool.account = "https://store/AUTH_1"
+    info = static(store) if state == REPLACED else bench.put(LARGE)
+    method = "delete_slo" if state == REPLACED else "delete_many"
+    store.fail_next(Unavailable("bucket", "503"), method)
+    replaced(bench, info, SMALL)
+    assert states(bench) == [state]
+    before = store.keys(SEGMENTS)
+    # The same names may be there, too, and be of files that are needed.
+    bench.spool.account = "https://store/AUTH_2"
+    store.forget_calls()
+    other = resume(bench)
+    assert (other.left, other.foreign, store.counts()) == (0, [], {})
+    assert (store.keys(SEGMENTS), states(bench)) == (before, [state])
+    bench.spool.account = "https://store/AUTH_1"
+    resume(bench)
+    assert (store.keys(SEGMENTS), states(bench)) == ([], [])
+
+
 def test_segments_of_a_manifest_that_is_back_at_its_name_stay(
     store: MemStore, bench: Bench, expected_logs: ExpectLog
 ) -> None:
@@ -398,7 +422,7 @@ def test_wherever_the_mount_is_killed_a_removed_file_leaves_no_segments(
     info = bench.upload(draft)
     draft.discard()
     recorder = Recorder(store, bench, tmp_path)
-    announce = Leftovers(store, bench.spool.folder).removing("bucket")
+    announce = Leftovers(store, bench.spool).removing("bucket")
     large.delete(store, "bucket", info, announce)
     recorder.stop()
     assert bench.spool.notes() == []
