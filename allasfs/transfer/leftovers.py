@@ -152,6 +152,8 @@ class Leftovers:
                 self._store.copy(bucket, info, (container, key), manifest=True)
             except NotFound:
                 # Its segments are in another bucket.
+                if not self._is_own(bucket):
+                    raise
                 self._store.create_container(container)
                 self._store.copy(bucket, info, (container, key), manifest=True)
             head = self._store.head(container, key)
@@ -168,6 +170,10 @@ class Leftovers:
             self.keep(old)
             return None
         return aside
+
+    def _is_own(self, bucket: str) -> bool:
+        """Whether a bucket is this project's: beside another's none is made."""
+        return any(info.name == bucket for info in self._store.containers())
 
     def _path(self) -> Path:
         return self._spool.folder / f"{secrets.token_hex(8)}{SUFFIX}"

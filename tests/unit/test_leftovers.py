@@ -92,6 +92,20 @@ def test_segments_in_another_bucket_go_too(store: MemStore, bench: Bench) -> Non
     assert store.keys("theirs") == store.keys(SEGMENTS) == []
 
 
+def test_no_bucket_is_made_beside_one_of_another_project(
+    store: MemStore, bench: Bench, expected_logs: ExpectLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected_logs("the segments of bucket/key will be left over")
+    info = static(store, container="theirs")
+    # It is shared for writing, and in no listing of this account.
+    monkeypatch.setattr(store, "containers", list)
+    replaced(bench, info, SMALL)
+    assert bench.stored() == SMALL
+    assert SEGMENTS not in store._containers
+    assert bench.spool.notes() == []
+    assert len(store.keys("theirs")) == 2
+
+
 def test_a_changed_one_is_read_before_its_segments_go(store: MemStore, bench: Bench) -> None:
     draft = bench.draft(static(store))
     draft.write(1, b"X")
