@@ -21,6 +21,8 @@ class FsError(OSError):
     """A file-system operation that ends with ``code`` as its errno."""
 
     code: ClassVar[int] = errno.EIO
+    # An earlier attempt of the same request had no clear answer: it may still be done.
+    may_be_done: bool = False
 
     def __init__(self, subject: str = "", why: str = "") -> None:
         """Name the path or object concerned, and what to tell a person who reads the log."""

@@ -297,7 +297,7 @@ class Moves:
         The copy is taken back only where the store has refused the removal: any other may be done
         late, and the copy be all that is left.
         """
-        is_refused = isinstance(error, REFUSED)
+        is_refused = _is_refused(error)
         try:
             self._store.head(bucket, copy.old.key)
         except NotFound:
@@ -529,6 +529,11 @@ class Moves:
         for each in jobs:
             failure = collect(each) or failure
         return results, failure
+
+
+def _is_refused(error: FsError) -> bool:
+    """Whether no attempt of the request that failed is done later."""
+    return isinstance(error, REFUSED) and not error.may_be_done
 
 
 def _renamed(key: str, old: Place, new: Place) -> str:

@@ -743,12 +743,18 @@ class SwiftStore:
         """Repeat the attempt with growing waits until it succeeds, is refused, or time is up."""
         wait_s = FIRST_WAIT_S
         refusals = 0
+        may_be_done = False
         while True:
             try:
                 return attempt()
-            except _RetriableError as again:  # noqa: PERF203 - it is a loop of retries
+            except FsError as exc:  # noqa: PERF203 - it is a loop of retries
+                exc.may_be_done = may_be_done
+                raise
+            except _RetriableError as again:
                 pause = wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
-                refusals += isinstance(again.error, TokenRefused)
+                is_refused = isinstance(again.error, TokenRefused)
+                refusals += is_refused
+                may_be_done = again.error.may_be_done = may_be_done or not is_refused
                 if refusals == MOST_REFUSALS:
                     raise again.error from again
                 if refusals == 1 and isinstance(again.error, TokenRefused):

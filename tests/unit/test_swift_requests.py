@@ -159,6 +159,29 @@ def test_what_will_not_pass_is_asked_once(
     assert len(server.received) == 1
 
 
+@pytest.mark.parametrize(
+    ("answers", "may_be_done"),
+    [
+        ([answer(403)], False),
+        ([answer(507)], False),
+        ([answer(401)] * MOST_REFUSALS, False),
+        ([answer(401), answer(403)], False),
+        ([HANG_UP, answer(403)], True),
+        ([HANG_UP, *[answer(401)] * MOST_REFUSALS], True),
+        ([answer(503), answer(401), answer(403)], True),
+        ([answer(503, b"", {"Retry-After": "3600"})], True),
+    ],
+)
+def test_an_error_tells_whether_an_earlier_attempt_may_be_done_still(
+    server: ScriptedServer, store: SwiftStore, answers: list[bytes], may_be_done: bool
+) -> None:
+    server.script(*answers)
+    with pytest.raises(FsError) as caught:
+        store.delete("b", "k")
+    assert len(server.received) == len(answers)
+    assert caught.value.may_be_done == may_be_done
+
+
 @verbs
 def test_a_connection_that_is_closed_instead_of_an_answer_is_tried_again(
     server: ScriptedServer, store: SwiftStore, verb: str

@@ -1047,6 +1047,23 @@ def test_a_rename_whose_source_the_store_deletes_later_loses_nothing(
 
 
 @pytest.mark.semantics("C25")
+@pytest.mark.parametrize("size", [7, 3 * MIB])
+def test_a_rename_whose_source_may_be_deleted_by_an_earlier_attempt_loses_nothing(
+    fs: VfsFs, store: MemStore, size: int, expected_logs: ExpectLog
+) -> None:
+    expected_logs("bucket/a stands, and bucket/b is a second name now")
+    write_file(fs, "/bucket/a", bytes(size))
+    # The first attempt was not answered, and the second one refused.
+    error = AccessDenied("bucket/a", "403")
+    error.may_be_done = True
+    store.fail_next(error, "delete")
+    with pytest.raises(AccessDenied):
+        fs.rename("/bucket/a", "/bucket/b")
+    store.delete("bucket", "a")
+    assert read_file(fs, "/bucket/b") == bytes(size)
+
+
+@pytest.mark.semantics("C25")
 def test_a_rename_of_whose_source_nothing_is_known_leaves_both_names(
     fs: VfsFs, store: MemStore, expected_logs: ExpectLog
 ) -> None:
