@@ -37,7 +37,7 @@ from allasfs.fs.openfile import OpenFile, Services
 from allasfs.fs.pages import Pages
 from allasfs.fs.tree import Tree
 from allasfs.fs.types import content_type
-from allasfs.store import large
+from allasfs.store import large, marks
 from allasfs.store.api import Kind, ObjectHead, ObjectInfo, Segment
 from allasfs.transfer.leftovers import Leftovers, Old
 from allasfs.transfer.listings import Found
@@ -60,7 +60,7 @@ class _Copy:
 
     old: ObjectInfo
     new: ObjectInfo
-    # A large object as it was before it was marked as sharing its segments.
+    # A large object as its last name is to be: not marked as sharing its segments.
     before: ObjectHead | None
 
 
@@ -211,25 +211,17 @@ class Moves:
         if found.is_untold and found.head is not None and info.kind is not Kind.PLAIN:
             now = self._store.head(bucket, info.key).info
             if now.etag == found.head.info.etag:
-                # The same segments, or others of the same content: nobody can tell.
-                log.warning(
-                    "the segments of %s/%s are left over: %s/%s may be over the same",
-                    new_bucket,
-                    found.head.info.key,
-                    bucket,
-                    info.key,
-                )
+                # The same segments, or others of the same content: nobody can tell, but a mark.
+                if (bucket, info.key) not in marks.names(found.head.metadata):
+                    log.warning(
+                        "the segments of %s/%s are left over: %s/%s may be over the same",
+                        new_bucket,
+                        found.head.info.key,
+                        bucket,
+                        info.key,
+                    )
                 return None
         return self._leftovers.before(new_bucket, found, info.etag)
-
-    def _may_be_copied(self, bucket: str, key: str, info: ObjectInfo) -> bool:
-        """Whether a copy that failed may be there: then the mark must stay on both."""
-        try:
-            return self._store.head(bucket, key).info.same_bytes(info)
-        except NotFound:
-            return False
-        except FsError:
-            return True
 
     def _not_of(self, bucket: str, info: ObjectInfo, freed: list[Segment]) -> list[Segment]:
         """Return the segments that a large object does not use."""
@@ -246,27 +238,25 @@ class Moves:
         info: ObjectInfo,
         new_bucket: str,
         key: str,
-        unsure: list[_Copy] | None = None,
     ) -> _Copy:
         """Copy a file; of a large one the manifest, marked as sharing its segments.
 
-        A marked copy that failed, and may be there, is added to ``unsure``.
+        The mark stays after a copy without a clear answer: the store may still do it.
         """
         is_large = info.kind is not Kind.PLAIN
-        before = large.share(self._store, bucket, info) if is_large else None
+        target = (new_bucket, key)
+        before = large.share(self._store, bucket, info, target) if is_large else None
         try:
             stored = self._store.copy(
                 bucket,
                 info,
-                (new_bucket, key),
+                target,
                 manifest=is_large,
                 content_type=_type_after(info, key),
             )
-        except FsError:
-            if before is not None and not self._may_be_copied(new_bucket, key, info):
+        except FsError as exc:
+            if before is not None and _is_refused(exc):
                 large.unshare(self._store, bucket, info, before)
-            elif before is not None and unsure is not None:
-                unsure.append(_Copy(info, replace(info, key=key), before))
             raise
         is_newer = not (before.info.same_version(info) if before else stored.etag == info.etag)
         if is_newer:
@@ -399,24 +389,24 @@ class Moves:
     ) -> dict[str, _Copy]:
         """Give all objects a second name; by old key. After a failure none has one."""
         new = target.place
-        unsure: list[_Copy] = []
 
         def copy(info: ObjectInfo) -> _Copy:
             key = _renamed(info.key, old, new)
             there = target.there.get(key)
             if there is not None and info.kind is Kind.PLAIN and there.same_bytes(info):
                 return _Copy(info, there, None)
-            made = self._copy(old.bucket, info, new.bucket, key, unsure)
-            if made.before is not None and target.is_continued:
-                # The mark that it has is of the interrupted rename.
-                made = replace(made, before=large.unmarked(made.before))
+            made = self._copy(old.bucket, info, new.bucket, key)
+            before = made.before
+            if before is not None and target.is_continued and not marks.names(before.metadata):
+                # The mark that it has, if any, is of the interrupted rename.
+                made = replace(made, before=large.unmarked(before))
             return made
 
         copies, failure = self._each(copy, objects)
         if failure is None:
             return {made.old.key: made for made in copies}
         if not target.is_continued:
-            self._take_back(old, objects, [*copies, *unsure], target)
+            self._take_back(old, objects, copies, target)
         self._listings.subtree_outdated(new.bucket, new.prefix)
         raise failure
 

@@ -27,7 +27,7 @@ from allasfs.fs.attrs import Attr, Attributes, Given, given_by
 from allasfs.fs.names import Place
 from allasfs.fs.pending import Pending
 from allasfs.fs.types import content_type
-from allasfs.store import large
+from allasfs.store import marks
 from allasfs.store.api import ObjectHead, ObjectInfo, Store
 from allasfs.transfer.ahead import Ahead
 from allasfs.transfer.blocks import Memory
@@ -609,7 +609,7 @@ class OpenFile:
             return {}, guessed
         if not head.info.same_version(self.info):
             return {}, guessed
-        return large.without_mark(head.metadata), head.info.content_type or guessed
+        return marks.without(head.metadata), head.info.content_type or guessed
 
     def moved(self, place: Place, info: ObjectInfo | None) -> None:
         """The file has another name now; ``info`` is its version under that name."""

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from allasfs.errors import AttributeNameTooLong, AttributesFull, AttributeTooLarge
 from allasfs.fs.attrs import GID, MODE, MTIME, UID
 from allasfs.fs.moves import RENAMED_FROM
+from allasfs.store import marks
 from allasfs.store.api import Capabilities
-from allasfs.store.large import SHARED
 
 USER = "user."
 # What allasfs tells by itself: read by name, never listed, so that no program copies it.
@@ -25,7 +25,7 @@ OWN = "user.allasfs."
 BASE64 = "data:;base64,"
 
 # What stat shows, marks of allasfs, and the remark of RGW on large objects.
-_HIDDEN = frozenset({MTIME, MODE, UID, GID, SHARED, RENAMED_FROM, "static-large-object"})
+_HIDDEN = frozenset({MTIME, MODE, UID, GID, RENAMED_FROM, "static-large-object"})
 # What steers the server, and secrets of temporary addresses: of buckets.
 _STEERING = ("temp-url-key", "quota-", "web-", "access-control-")
 _PLAIN_NAME = re.compile(rb"[a-z0-9!#$&'*+.^`|~-]")
@@ -36,7 +36,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 def is_reserved(name: str, *, of_bucket: bool = False) -> bool:
     """Whether an attribute ``user.NAME`` has another meaning: not to be listed, not to be set."""
     header = header_of(name)
-    return header in _HIDDEN or name.startswith(OWN) or (of_bucket and header.startswith(_STEERING))
+    if header in _HIDDEN or marks.is_mark(header) or name.startswith(OWN):
+        return True
+    return of_bucket and header.startswith(_STEERING)
 
 
 def header_of(name: str) -> str:

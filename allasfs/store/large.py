@@ -13,19 +13,21 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 
-from allasfs.errors import Failed, FsError, NotFound, NotSupported
+from allasfs.errors import AccessDenied, Failed, FsError, NotFound, NotSupported
+from allasfs.store import marks
 from allasfs.store.api import Capabilities, Kind, ObjectHead, ObjectInfo, Segment, Store
+from allasfs.store.marks import SHARED, Name
 
 log = logging.getLogger(__name__)
 
 SEGMENTS_SUFFIX = "_segments"
 LARGE = frozenset({Kind.SLO, Kind.DLO})
-# Metadata of an object whose segments another name may use.
-SHARED = "segments-shared"
+# In place of the name that shares segments.
+UNKNOWN = "an unknown name"
 # Parts below this cost more in requests than they gain.
 SMALLEST_SEGMENT = 1024 * 1024
 # What a segment's name has behind the file's: "/", time, "-", random, "/", offset, "-", attempt.
@@ -175,44 +177,126 @@ def _segments(store: Store, bucket: str, head: ObjectHead) -> list[Segment]:
         return []
 
 
-def share(store: Store, bucket: str, info: ObjectInfo) -> ObjectHead:
-    """Mark a large object before its manifest is copied; return it as it was.
+def share(store: Store, bucket: str, info: ObjectInfo, target: Name) -> ObjectHead:
+    """Mark a large object before its manifest is copied to another name.
 
-    The copy carries the mark, too. While both names stand, and after a program that died between,
-    neither takes the segments with it when it is removed.
+    The copy carries the mark, too. While both names stand, neither takes the segments with it when
+    it is removed, also after a program that died between. Returns the object with the metadata
+    that the name which is left is to have: without a mark, unless a third name has the segments.
     """
+    limits = store.capabilities()
     head = store.head(bucket, info.key)
-    store.post(bucket, head, {**head.metadata, SHARED: "yes"})
-    return head
+    among = {(bucket, info.key), target}
+    after = unmarked(head)
+    if SHARED in head.metadata:
+        others = _others(store, bucket, head, apart=target)
+        if others is None:
+            # It stays as it is: nobody can find out when it is not needed any more.
+            after = replace(after, metadata={**after.metadata, SHARED: marks.NAMELESS})
+            store.post(bucket, head, after.metadata)
+            return after
+        if others:
+            among |= others.keys()
+            for (container, _), other in others.items():
+                store.post(container, other, marks.put(other.metadata, among, limits))
+            after = replace(after, metadata=marks.put(after.metadata, among, limits))
+    store.post(bucket, head, marks.put(head.metadata, among, limits))
+    return after
 
 
 def unmarked(head: ObjectHead) -> ObjectHead:
     """Return the object without the mark that an interrupted rename left."""
-    return replace(head, metadata=without_mark(head.metadata))
+    return replace(head, metadata=marks.without(head.metadata))
 
 
-def without_mark(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return metadata without the mark: the next version's segments are its own."""
-    return {name: value for name, value in metadata.items() if name != SHARED}
-
-
-def unshare(store: Store, bucket: str, info: ObjectInfo, before: ObjectHead) -> ObjectInfo:
+def unshare(store: Store, bucket: str, info: ObjectInfo, after: ObjectHead) -> ObjectInfo:
     """Take the mark off the name that is left; return its version."""
     try:
-        return store.post(bucket, replace(before, info=info), before.metadata)
+        return store.post(bucket, replace(after, info=info), after.metadata)
     except FsError as exc:
-        log.warning("%s/%s keeps its mark, and its segments for ever: %s", bucket, info.key, exc)
+        # Who removes it finds that the other name is gone.
+        log.info("%s/%s keeps the mark of a rename: %s", bucket, info.key, exc)
         return info
 
 
-def warn_of_shared(bucket: str, info: ObjectInfo) -> None:
-    """Say that segments stay because of an interrupted rename."""
-    log.warning(
-        "the segments of %s/%s are left over: a rename ended halfway, and another name may "
-        "need them",
-        bucket,
-        info.key,
-    )
+def shared_by(
+    store: Store,
+    bucket: str,
+    head: ObjectHead,
+    segments: list[Segment] | None = None,
+) -> str:
+    """Return which other name needs the segments of a large object; none does when it is empty.
+
+    ``segments`` are what the object had, if it is gone.
+    """
+    if SHARED not in head.metadata:
+        return ""
+    others = _others(store, bucket, head, segments=segments)
+    if others is None:
+        return UNKNOWN
+    return "/".join(min(others)) if others else ""
+
+
+def _others(
+    store: Store,
+    bucket: str,
+    head: ObjectHead,
+    *,
+    apart: Name | None = None,
+    segments: list[Segment] | None = None,
+) -> dict[Name, ObjectHead] | None:
+    """Return the other objects over the segments of a marked one; None when nobody can tell.
+
+    ``apart`` is one that does not count.
+    """
+    own, among = (bucket, head.info.key), marks.names(head.metadata)
+    if own not in among:
+        # A mark that tells no names, or an object that another client copied.
+        return None
+    found = {}
+    try:
+        for name in among - {own, apart}:
+            with suppress(NotFound):
+                other = store.head(*name)
+                if _has_some_of(store, (name[0], other), (bucket, head), segments):
+                    found[name] = other
+    except AccessDenied:
+        return None
+    return found
+
+
+def _has_some_of(
+    store: Store,
+    other: tuple[str, ObjectHead],
+    one: tuple[str, ObjectHead],
+    segments: list[Segment] | None,
+) -> bool:
+    """Whether another large object is over segments of this one."""
+    if other[1].info.kind not in LARGE:
+        return False
+    if one[1].manifest and one[1].manifest == other[1].manifest:
+        return True
+    try:
+        if segments is None:
+            segments = _segments(store, *one)
+        used = {(each.container, each.key) for each in _segments(store, *other)}
+    except NotSupported:
+        # The ETag of a manifest is made of those of its segments.
+        return one[1].info.same_bytes(other[1].info)
+    return any((each.container, each.key) in used for each in segments)
+
+
+def tell_of_shared(bucket: str, info: ObjectInfo, sharer: str) -> None:
+    """Say that segments stay, and why."""
+    if sharer == UNKNOWN:
+        log.warning(
+            "the segments of %s/%s are left over: a rename ended halfway, and another name may "
+            "need them",
+            bucket,
+            info.key,
+        )
+    else:
+        log.info("the segments of %s/%s stay: %s has them, too", bucket, info.key, sharer)
 
 
 @dataclass(frozen=True)
@@ -222,8 +306,8 @@ class Found:
     # The version there now; None when there is none.
     head: ObjectHead | None = None
     segments: tuple[Segment, ...] = ()
-    # Another name may use the segments, too.
-    is_shared: bool = False
+    # Another name that uses the segments, too (``shared_by``).
+    sharer: str = ""
     # The server does not tell the segments (RGW, of static large objects).
     is_untold: bool = False
 
@@ -244,10 +328,11 @@ def look(store: Store, bucket: str, info: ObjectInfo | None) -> Found:
         head = store.head(bucket, info.key)
     except NotFound:
         return Found()
+    sharer = shared_by(store, bucket, head)
     try:
-        return Found(head, tuple(_segments(store, bucket, head)), SHARED in head.metadata)
+        return Found(head, tuple(_segments(store, bucket, head)), sharer)
     except NotSupported:
-        return Found(head, is_shared=SHARED in head.metadata, is_untold=True)
+        return Found(head, sharer=sharer, is_untold=True)
 
 
 def is_at(store: Store, bucket: str, info: ObjectInfo) -> bool:
@@ -292,35 +377,47 @@ def remove_all(store: Store, layout: Layout) -> None:
         log.info("the bucket %s is gone, and the segments in it", layout.container)
 
 
-# Told of a version and its segments before they are removed; its context ends when they are.
-Announce = Callable[[ObjectInfo, list[Segment]], AbstractContextManager[None]]
+# Told of a version and its segments before they are removed; its context ends when they are. What
+# it gives is called when they are left, although the version is gone.
+Announce = Callable[[ObjectInfo, list[Segment]], AbstractContextManager[Callable[[], None]]]
 
 
-def delete(
-    store: Store,
-    bucket: str,
-    info: ObjectInfo,
-    announce: Announce = lambda info, segments: nullcontext(),
-) -> None:
+def _tell_nobody(
+    info: ObjectInfo, segments: list[Segment]
+) -> AbstractContextManager[Callable[[], None]]:
+    return nullcontext(lambda: None)
+
+
+def delete(store: Store, bucket: str, info: ObjectInfo, announce: Announce = _tell_nobody) -> None:
     """Delete an object and, after it, its segments."""
     segments: list[Segment] = []
+    head: ObjectHead | None = None
+    sharer = ""
     if info.kind in LARGE:
         try:
             head = store.head(bucket, info.key)
-            if SHARED in head.metadata:
-                warn_of_shared(bucket, info)
-            else:
-                segments = _segments(store, bucket, head)
+            sharer = shared_by(store, bucket, head)
+            segments = [] if sharer else _segments(store, bucket, head)
         except NotFound:
             log.debug("%s/%s has gone meanwhile", bucket, info.key)
         except NotSupported:
             store.delete_slo(bucket, info.key)
             return
-    with announce(info, segments) if segments else nullcontext():
+    with (announce if segments else _tell_nobody)(info, segments) as are_left:
         try:
             store.delete(bucket, info.key)
-        except Failed as exc:
-            if segments:
+        except FsError as exc:
+            if segments and (isinstance(exc, Failed) or exc.may_be_done):
                 log.warning("segments of %s/%s may be left over: %s", bucket, info.key, exc)
             raise
-        remove_segments(store, segments)
+        if head is not None and SHARED in head.metadata and segments:
+            try:
+                # Its copy may have been under way.
+                sharer = shared_by(store, bucket, head, segments=segments)
+            except FsError as exc:
+                log.warning("the segments of %s/%s are left over: %s", bucket, info.key, exc)
+                return
+        if sharer:
+            tell_of_shared(bucket, info, sharer)
+        elif not remove_segments(store, segments):
+            are_left()

@@ -12,14 +12,14 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from allasfs.errors import FsError, NotFound
-from allasfs.store import large
-from allasfs.store.api import Kind, ObjectInfo, Segment, Store
+from allasfs.store import large, marks
+from allasfs.store.api import Kind, ObjectHead, ObjectInfo, Segment, Store
 from allasfs.transfer.notes import ASIDE, PUBLISHED, REMOVING, REPLACED, REPLACING, SUFFIX, Note
 from allasfs.transfer.spool import Spool
 
@@ -68,10 +68,10 @@ class Leftovers:
         if found.head is None:
             return None
         info = found.head.info
-        if found.is_shared:
-            large.warn_of_shared(bucket, info)
+        if found.sharer:
+            large.tell_of_shared(bucket, info, found.sharer)
             return None
-        aside = self._put_aside(bucket, info) if found.is_untold else None
+        aside = self._put_aside(bucket, found.head) if found.is_untold else None
         noted = None
         if found.segments and etag:
             note = Note(
@@ -128,19 +128,27 @@ class Leftovers:
         """Return what tells the next mount of an object that is being removed from a bucket."""
 
         @contextmanager
-        def announce(info: ObjectInfo, segments: list[Segment]) -> Iterator[None]:
+        def announce(info: ObjectInfo, segments: list[Segment]) -> Iterator[Callable[[], None]]:
             note = Note(REMOVING, bucket, info.key, base=info, old=tuple(segments))
             noted = Noted(note, self._path())
             self._save(noted, REMOVING)
+            are_left = False
+
+            def leave() -> None:
+                nonlocal are_left
+                are_left = True
+
             try:
-                yield
+                yield leave
             finally:
-                # Only a kill leaves it. After an error the file may be renamed, with its segments.
-                noted.path.unlink(missing_ok=True)
+                # A kill leaves it, too. After an error the file may be renamed, with its segments.
+                if not are_left:
+                    noted.path.unlink(missing_ok=True)
 
         return announce
 
-    def _put_aside(self, bucket: str, info: ObjectInfo) -> Noted | None:
+    def _put_aside(self, bucket: str, now: ObjectHead) -> Noted | None:
+        info = now.info
         unique = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(8)}"
         container, key = bucket + large.SEGMENTS_SUFFIX, ASIDE_PREFIX + unique
         note = Note(ASIDE, bucket, info.key, container, key, base=info)
@@ -161,7 +169,7 @@ class Leftovers:
             log.warning("the segments of %s/%s will be left over: %s", bucket, info.key, exc)
             self.keep(old)
             return None
-        if head.info.kind is not Kind.SLO or large.SHARED in head.metadata:
+        if head.info.kind is not Kind.SLO or marks.of(head.metadata) != marks.of(now.metadata):
             log.warning(
                 "the segments of %s/%s will be left over: another client changed it meanwhile",
                 bucket,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from allasfs.errors import Exists, NotFound, NotSupported, Stale
-from allasfs.store import large
+from allasfs.store import large, marks
 from allasfs.store.api import Kind, ObjectHead, ObjectInfo, Segment
 from allasfs.transfer.draft import Draft, Fetch
 from allasfs.transfer.journal import Entry
@@ -170,7 +170,7 @@ class Owed:
         if note.base is not None:
             head = self._store.head(note.bucket, note.base.key)
             if head.info.same_bytes(note.base):
-                known, content_type = large.without_mark(head.metadata), head.info.content_type
+                known, content_type = marks.without(head.metadata), head.info.content_type
         return replace(
             note,
             content_type=content_type or guess(note.key.rpartition("/")[2]),

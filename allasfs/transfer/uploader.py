@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future
 from allasfs.config import Config
 from allasfs.deadline import current
 from allasfs.errors import Exists, FsError, NotFound, Stale, Unavailable
-from allasfs.store import large
+from allasfs.store import large, marks
 from allasfs.store.api import ObjectHead, ObjectInfo, Segment, Store
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.draft import Draft, Fetch, Guard
@@ -73,7 +73,7 @@ class Uploader:
         are removed after the new version stands. With ``exclusive`` nothing is replaced: raises
         Exists. ``check`` may raise before the new version is published.
         """
-        metadata = large.without_mark(metadata)
+        metadata = marks.without(metadata)
         draft.describe(content_type, metadata, exclusive=exclusive)
         draft.settle()
         found = large.look(self._store, draft.bucket, draft.base)
@@ -125,7 +125,7 @@ class Uploader:
             # All of it is here.
             draft.forget_base()
             plan = draft.plan()
-        old = [] if found.is_shared else list(found.segments)
+        old = [] if found.sharer else list(found.segments)
         leftovers = self._leftovers(draft)
         replaced: Old | None = None
         try:
@@ -158,7 +158,7 @@ class Uploader:
         """Send and copy what the plan says; return the new version's segments."""
         jobs: list[Segment | Future[Segment]] = []
         deadline = current(self.sending.timeout_s)
-        must_copy = found.is_shared or not self.sending.is_static
+        must_copy = bool(found.sharer) or not self.sending.is_static
         try:
             for task in plan:
                 part = task.part

@@ -17,7 +17,7 @@ from allasfs.errors import (
     NotSupported,
     Stale,
 )
-from allasfs.store import large
+from allasfs.store import large, marks
 from allasfs.store.api import (
     DIRECTORY_TYPE,
     MD5_OF_NOTHING,
@@ -744,6 +744,47 @@ def test_deleting_a_large_object_deletes_its_segments(
     large.delete(store, bucket, info)
     assert objects(store, bucket) == []
     assert [info.key for info in objects(store, bucket + "_segments")] == ["obj/10/not-of-it"]
+
+
+@pytest.mark.semantics("L5")
+@pytest.mark.parametrize("kind", [Kind.SLO, Kind.DLO])
+@pytest.mark.parametrize("first", [0, 1])
+def test_segments_of_two_names_go_with_the_last_one(
+    store: Store, bucket: str, kind: Kind, first: int
+) -> None:
+    parts, content = segments(store, 2, bucket + "_segments")
+    names = ["ä, b;" + "x" * 500, "y" * 600]
+    if kind is Kind.SLO:
+        store.put_slo(bucket, names[0], parts, content_type="text/plain", metadata={"m": "1"})
+    else:
+        manifest = f"{bucket}_segments/obj/1/"
+        store.put_dlo(bucket, names[0], manifest, content_type="text/plain", metadata={"m": "1"})
+    info = store.head(bucket, names[0]).info
+    after = large.share(store, bucket, info, (bucket, names[1]))
+    store.copy(bucket, info, (bucket, names[1]), manifest=True)
+    heads = [store.head(bucket, name) for name in names]
+    for head in heads:
+        assert marks.names(head.metadata) == {(bucket, name) for name in names}
+    large.delete(store, bucket, heads[first].info)
+    assert get_bytes(store, bucket, names[1 - first]) == content
+    assert after.metadata == {"m": "1"}
+    large.delete(store, bucket, heads[1 - first].info)
+    assert objects(store, bucket) == objects(store, bucket + "_segments") == []
+
+
+@pytest.mark.semantics("L5")
+@pytest.mark.parametrize("kind", [Kind.SLO, Kind.DLO])
+def test_segments_of_a_name_whose_copy_was_never_made_go_with_it(
+    store: Store, bucket: str, kind: Kind
+) -> None:
+    parts, _ = segments(store, 2, bucket + "_segments")
+    if kind is Kind.SLO:
+        info = store.put_slo(bucket, "a", parts, content_type="text/plain")
+    else:
+        info = store.put_dlo(bucket, "a", f"{bucket}_segments/obj/1/", content_type="text/plain")
+    large.share(store, bucket, info, (bucket, "b"))
+    large.delete(store, bucket, info)
+    assert objects(store, bucket) == objects(store, bucket + "_segments") == []
 
 
 def test_a_static_large_object_can_be_deleted_with_segments_that_nobody_tells(

@@ -24,7 +24,7 @@ from allasfs.errors import (
     TimedOut,
     Unavailable,
 )
-from allasfs.store import large
+from allasfs.store import large, marks
 from allasfs.store.api import Kind, ObjectInfo, Segment
 from allasfs.transfer import spoolfile
 from allasfs.transfer.draft import Draft
@@ -762,21 +762,24 @@ def test_a_draft_that_has_all_bytes_here_can_forget_the_version_it_changes(bench
 
 
 def test_a_marked_object_keeps_its_segments_and_its_next_version_has_its_own(
-    bench: Bench, expected_logs: Callable[[str], None]
+    bench: Bench,
 ) -> None:
     data = content(6 * MIB)
     info = bench.put(data)
-    large.share(bench.store, "bucket", info)
+    segments = bench.store.keys(SEGMENTS)
+    large.share(bench.store, "bucket", info, ("bucket", "other"))
     other = bench.store.copy("bucket", info, ("bucket", "other"), manifest=True)
-    expected_logs("left over: a rename ended halfway")
     changed(bench, info, lambda draft: draft.write(0, b"x"))
     assert get_bytes(bench.store, "bucket", "other") == data
     assert get_bytes(bench.store, "bucket", "key") == b"x" + data[1:]
     head = bench.store.head("bucket", "key")
-    assert large.SHARED not in head.metadata
+    assert not marks.of(head.metadata)
     large.delete(bench.store, "bucket", head.info)
     assert get_bytes(bench.store, "bucket", "other") == data
     assert other.size == len(data)
+    assert bench.store.keys(SEGMENTS) == segments
+    large.delete(bench.store, "bucket", other)
+    assert bench.store.keys(SEGMENTS) == []
 
 
 def test_a_static_object_whose_segments_nobody_tells_is_sent_whole(

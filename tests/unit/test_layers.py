@@ -15,7 +15,12 @@ MODULES = sorted(path.relative_to(TOP.parent) for path in TOP.rglob("*.py"))
 
 BOTTOM = ("allasfs.errors", "allasfs.config", "allasfs.deadline", "allasfs.heap")
 # What the layers above see of the store: the protocol, and what is built on it alone.
-STORE_PROTOCOL = ("allasfs.store.api", "allasfs.store.compact", "allasfs.store.large")
+STORE_PROTOCOL = (
+    "allasfs.store.api",
+    "allasfs.store.compact",
+    "allasfs.store.large",
+    "allasfs.store.marks",
+)
 TRANSFER = (*BOTTOM, *STORE_PROTOCOL, "allasfs.transfer")
 FS = (*TRANSFER, "allasfs.fs")
 APP = (*FS, "allasfs.store", "allasfs.app", "allasfs.__version__")
@@ -31,7 +36,8 @@ ALLOWED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("allasfs.store.pool", BOTTOM),
     ("allasfs.store.connection", ()),
     ("allasfs.store.wire", (*BOTTOM, "allasfs.store.api")),
-    ("allasfs.store.large", (*BOTTOM, "allasfs.store.api")),
+    ("allasfs.store.large", (*BOTTOM, "allasfs.store.api", "allasfs.store.marks")),
+    ("allasfs.store.marks", ("allasfs.store.api",)),
     ("allasfs.store.compact", ("allasfs.store.api",)),
     ("allasfs.store", (*BOTTOM, "allasfs.store")),
     ("allasfs.transfer", TRANSFER),

@@ -151,15 +151,27 @@ def test_a_manifest_that_cannot_be_put_aside_is_replaced_all_the_same(
 
 
 @pytest.mark.semantics("L5")
-def test_segments_of_a_marked_object_stay(
-    store: MemStore, bench: Bench, expected_logs: ExpectLog
+def test_segments_of_a_marked_object_stay_while_the_other_name_has_them(
+    store: MemStore, bench: Bench
 ) -> None:
-    expected_logs("a rename ended halfway")
     info = static(store)
-    large.share(store, "bucket", info)
+    large.share(store, "bucket", info, ("bucket", "other"))
     store.copy("bucket", info, ("bucket", "other"), manifest=True)
     replaced(bench, info, SMALL)
     assert get_bytes(store, "bucket", "other") == OLD
+    large.delete(store, "bucket", store.head("bucket", "other").info)
+    assert left(store) == []
+
+
+@pytest.mark.semantics("L5")
+def test_segments_of_an_object_with_a_mark_of_a_rename_that_copied_nothing_go(
+    store: MemStore, bench: Bench
+) -> None:
+    info = static(store)
+    large.share(store, "bucket", info, ("bucket", "other"))
+    replaced(bench, info, SMALL)
+    assert bench.stored() == SMALL
+    assert left(store) == []
 
 
 @pytest.mark.semantics("L5")
@@ -172,7 +184,7 @@ def test_segments_of_an_object_that_is_marked_meanwhile_stay(
     def rename(call: Call) -> None:
         if call.method == "copy" and call.key == "key":
             store.before = lambda call: None
-            large.share(store, "bucket", info)
+            large.share(store, "bucket", info, ("bucket", "other"))
             store.copy("bucket", info, ("bucket", "other"), manifest=True)
 
     store.before = rename
