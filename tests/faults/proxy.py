@@ -143,6 +143,10 @@ class Exchange:
         """End the connection as a server does that is done."""
         raise EndedError
 
+    def hang_up(self) -> None:
+        """Let the client see the end of the connection, and go on."""
+        self._client.shutdown(socket.SHUT_RDWR)
+
     def stall(self, seconds: float | None = None) -> None:
         """Do nothing until the time is over, the client is gone, or the proxy is healed."""
         self._proxy.stall(self._client, seconds)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -158,6 +159,51 @@ def test_a_rename_of_a_large_file_copies_its_manifest_and_waits_no_longer_for_th
     proxy.fail(slow, "COPY", times=None)
     with refused(*do.DOWN):
         (top / "moved").rename(top / "again")
+
+
+@pytest.mark.semantics("L7", "R9")
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_put_that_is_done_late_brings_a_removed_file_back_and_the_log_had_told(
+    behind: Callable[..., Served],
+    proxy: FaultProxy,
+    bucket: str,
+    swift: Connection,
+    is_told: bool,
+) -> None:
+    swift.put_object(bucket, "file", b"old")
+    served = behind(timeout=TIMEOUT_S if is_told else PATIENCE_S, ttl=1)
+    file = served.path / bucket / "file"
+    assert file.read_bytes() == b"old"
+    go_on, is_done = threading.Event(), threading.Event()
+
+    def late(exchange: Exchange) -> None:
+        exchange.body()
+        if not is_told:
+            exchange.hang_up()
+        go_on.wait(PATIENCE_S)
+        exchange.forward()
+        is_done.set()
+
+    proxy.fail(late, "PUT", "/file")
+    if is_told:
+        with refused(*do.DOWN):
+            file.write_bytes(b"new")
+        line = r"ERROR .*/file was not stored .*: kept in "
+    else:
+        file.write_bytes(b"new")
+        line = r"INFO .*/file: .*: again in "
+    wait_until(lambda: re.search(line, served.log()), "the log tells")
+    file.unlink()
+    assert not file.exists()
+    go_on.set()
+    assert is_done.wait(PATIENCE_S)
+    assert stored(swift, bucket, "file") == b"new"
+    if is_told:
+        # What the mount knows to have removed itself it shows later.
+        wait_until(file.exists, "the mount shows what the store has")
+        assert file.read_bytes() == b"new"
+        file.unlink()
+        assert os.listdir(served.path / bucket) == []
 
 
 @pytest.mark.semantics("H1")
