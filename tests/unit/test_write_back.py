@@ -756,7 +756,7 @@ def test_a_write_gets_enospc_when_nothing_goes_up(
         raise Unavailable("store", "no route")
 
     expected_logs("closed files wait for the store")
-    fs = mount(spool_size=MIB, timeout_s=0.2)
+    fs = mount(spool_size=MIB, timeout_s=2.0)
     for number in range(2):
         write_file(fs, f"/bucket/{number}", bytes(400 * KIB))
     store.before = away
