@@ -27,7 +27,12 @@ class Deadline:
 
     def progress(self) -> None:
         """Bytes moved: count the whole time again from now."""
-        self._end = self._clock() + self.seconds
+        if self._end > float("-inf"):
+            self._end = self._clock() + self.seconds
+
+    def end(self) -> None:
+        """Let it be over, for good: nobody waits for the operation any more."""
+        self._end = float("-inf")
 
     def left(self) -> float:
         """Return the seconds that are left, 0 when it is over."""

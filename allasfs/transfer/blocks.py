@@ -32,6 +32,7 @@ class Extent:
         self._filled = start
         self._error: FsError | None = None
         self._abandoned = False
+        self._fetching: Deadline | None = None
         # Guards all of the above; a leaf.
         self._changed = threading.Condition(threading.Lock())
 
@@ -54,9 +55,16 @@ class Extent:
         return self._error is not None or (self._abandoned and not self.is_done)
 
     def abandon(self) -> None:
-        """Nobody wants the rest any more: its fetcher stops at the next piece."""
+        """Nobody wants the rest any more: its fetcher stops at the next piece or attempt."""
         with self._changed:
             self._abandoned = True
+            if self._fetching is not None:
+                self._fetching.end()
+
+    def fetched_by(self, deadline: Deadline) -> None:
+        """Note the deadline of the fetcher: it is over when the extent is abandoned."""
+        with self._changed:
+            self._fetching = deadline
 
     @property
     def is_abandoned(self) -> bool:

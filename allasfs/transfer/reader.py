@@ -318,6 +318,7 @@ class Reader:
     def _fetch(self, extent: Extent) -> None:
         try:
             with within(self._timeout_s) as deadline:
+                extent.fetched_by(deadline)
                 self._fill(extent, deadline)
         except FsError as exc:
             extent.fail(exc)

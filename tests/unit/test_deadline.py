@@ -30,6 +30,13 @@ def test_progress_gives_the_whole_time_again(clock: FakeClock) -> None:
     assert deadline.left() == 10.0
 
 
+def test_what_was_ended_gets_no_time_by_progress(clock: FakeClock) -> None:
+    deadline = Deadline(10.0, clock=clock)
+    deadline.end()
+    deadline.progress()
+    assert deadline.left() == 0.0
+
+
 def test_the_operation_s_deadline_is_found_by_everything_inside_it() -> None:
     with within(30.0) as outer:
         assert current(5.0) is outer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from allasfs import deadline
 from allasfs.config import KIB, MIB
-from allasfs.deadline import Deadline, within
+from allasfs.deadline import Deadline, current, within
 from allasfs.errors import BadHandle, Corrupt, FsError, NotFound, Stale, TimedOut, Unavailable
 from allasfs.store.api import PIECE_BYTES, Kind, ObjectInfo, Segment
 from allasfs.transfer import reader as reader_module
@@ -434,6 +435,33 @@ def test_a_failure_ahead_does_not_hurt_the_bytes_that_are_there(
     assert reader.read(window, start, READ) == CONTENT[start : start + READ]
     with pytest.raises(TimedOut):
         reader.read(window, 4 * MIB, READ)
+
+
+@pytest.mark.semantics("H2")
+def test_a_closed_reader_lets_nobody_go_on_asking_the_store(
+    open_reader: OpenReader, store: MemStore
+) -> None:
+    """A mount that ends would wait for what was fetched ahead, until its deadline."""
+    ended = threading.Event()
+
+    def wait(call: Call) -> None:
+        if call.span and call.span[0] >= 2 * MIB:
+            operation = current(30.0)
+            while operation.left():
+                time.sleep(0.001)
+                # Bytes that come give no more time.
+                operation.progress()
+            ended.set()
+            raise TimedOut("b/key", "no progress")
+
+    store.before = wait
+    start = 7 * MIB // 4
+    reader = open_reader(CONTENT[: 8 * MIB])
+    window = Window(began=0, position=start, count=start)
+    assert reader.read(window, start, READ) == CONTENT[start : start + READ]
+    assert not ended.is_set()
+    reader.close()
+    assert ended.wait(30)
 
 
 @pytest.mark.semantics("R9")
