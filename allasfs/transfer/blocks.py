@@ -116,18 +116,19 @@ class Extent:
 
 
 class Memory:
-    """The budget of all readers of a mount."""
+    """The budget of all readers of a mount: what is being fetched has at most half of it, and what
+    was fetched is kept in the rest.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        # Guards all that follows; a leaf.
         self._room = threading.Condition(threading.Lock())
-        self._in_flight = 0  # guarded by _room
-        self._readers = 0  # guarded by _room
-        self._fetched = 0  # guarded by _room; since the heap was trimmed
-        # Leaf lock.
-        self._lock = threading.Lock()
+        self._in_flight = 0
+        self._readers = 0
+        self._fetched = 0  # since the heap was trimmed
         # Finished extents by (reader, start).
-        self._done: LRUCache[Hashable, Extent] = LRUCache(limit // 2, getsizeof=len)  # guarded
+        self._done: LRUCache[Hashable, Extent] = LRUCache(limit, getsizeof=len)
 
     @property
     def in_flight(self) -> int:
@@ -137,7 +138,7 @@ class Memory:
     @property
     def cached(self) -> int:
         """Bytes of the finished extents."""
-        with self._lock:
+        with self._room:
             return int(self._done.currsize)
 
     def join(self) -> None:
@@ -156,29 +157,33 @@ class Memory:
             heap.trim()
 
     def share(self) -> int:
-        """Return how many bytes one reader may fetch ahead, while all do.
-
-        A window has four ranges, and a fifth is being read: five have room among the finished ones,
-        or those that nobody has read yet would be the first to go, and be fetched again.
-        """
+        """Return how many bytes one reader may have here, fetched and under way."""
         with self._room:
-            return self.limit * 2 // 5 // max(1, self._readers)
+            return self.limit // max(1, self._readers)
 
     def try_begin(self, count: int) -> bool:
         """Take room for an extent if there is some: for fetching ahead."""
         with self._room:
-            if self._in_flight and self._in_flight + count > self.limit // 2:
-                return False
-            self._in_flight += count
-            return True
+            return self._begin(count)
 
     def begin(self, count: int, deadline: Deadline, subject: str) -> None:
         """Take room for an extent that a reader needs now; wait for it; raise TimedOut."""
         with self._room:
-            while self._in_flight and self._in_flight + count > self.limit // 2:
+            while not self._begin(count):
                 if not self._room.wait(deadline.left()) and deadline.left() <= 0:
                     raise TimedOut(subject, f"no memory free within {deadline.seconds:g} s")
-            self._in_flight += count
+
+    def _begin(self, count: int) -> bool:
+        if self._in_flight and self._in_flight + count > self.limit // 2:
+            return False
+        self._in_flight += count
+        self._make_room(0)
+        return True
+
+    def _make_room(self, count: int) -> None:
+        """Forget what was used longest ago, until so many bytes have room."""
+        while self._done and self._done.currsize + self._in_flight + count > self.limit:
+            self._done.popitem()
 
     def end(self, count: int) -> None:
         """Give the room of an extent back: it is done, or it failed."""
@@ -189,16 +194,17 @@ class Memory:
 
     def keep(self, key: Hashable, extent: Extent) -> None:
         """Keep a finished extent while there is room."""
-        with self._lock:
-            if len(extent) <= self._done.maxsize:
+        with self._room:
+            if self._in_flight + len(extent) <= self.limit:
+                self._make_room(len(extent))
                 self._done[key] = extent
 
     def find(self, key: Hashable) -> Extent | None:
         """Return a finished extent and count it as used."""
-        with self._lock:
+        with self._room:
             return self._done.get(key)
 
     def drop(self, key: Hashable) -> None:
         """Forget a finished extent."""
-        with self._lock:
+        with self._room:
             self._done.pop(key, None)

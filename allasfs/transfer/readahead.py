@@ -44,11 +44,14 @@ class Window:
     position: int = 0
     count: int = 0
     ahead: int = 0
+    # How much of that one request is to fetch.
+    step: int = 0
 
     def read(self, offset: int, length: int, *, most: int) -> int:
         """Note a read, and return the offset up to which bytes should be on their way.
 
-        ``most`` is the largest window that the memory budget allows now.
+        ``most`` is what the reader may have in memory now: half of it ahead, for what is being read
+        is as long as what is fetched at a time.
         """
         stop = offset + length
         if not self._goes_on(offset, stop, length):
@@ -62,7 +65,10 @@ class Window:
             self.count = min(self.count + length, self.position - self.began)
             is_long = self.began == 0 or self.count >= LONG_READ
             wanted = max(3 * self.count if is_long else self.count // 2, KERNEL_READ)
-        self.ahead = max(0, min(wanted, LARGEST_WINDOW, most))
+        room = most // 2
+        self.ahead = max(0, min(wanted, LARGEST_WINDOW, room))
+        # Where memory is short several read at once: fewer requests then instead of more streams.
+        self.step = self.ahead // (2 if wanted > room else RANGES_IN_FLIGHT)
         if not self.ahead:
             return stop
         # Where reads of the kernel end: later ones are then whole pieces of what is fetched.
@@ -79,9 +85,9 @@ class Window:
         return reach - self.position < self.ahead // 3
 
 
-def ranges(start: int, stop: int, window: int) -> list[tuple[int, int]]:
-    """Cut a span into ranges of about one size, each one request."""
-    wanted = min(max(window // RANGES_IN_FLIGHT, SMALLEST_RANGE), LARGEST_RANGE)
+def ranges(start: int, stop: int, step: int) -> list[tuple[int, int]]:
+    """Cut a span into ranges of about this size, each one request."""
+    wanted = min(max(step, SMALLEST_RANGE), LARGEST_RANGE)
     count = max((stop - start) // wanted, -(-(stop - start) // LARGEST_RANGE), 1)
     step = -(-(stop - start) // (count * KERNEL_READ)) * KERNEL_READ
     return [(first, min(first + step, stop)) for first in range(start, stop, max(step, 1))]

@@ -205,7 +205,7 @@ class Reader:
         wanted: list[tuple[int, int]] = []
         if reach < stop or (reach < ahead and window.is_low(reach)):
             for gap in self._gaps(offset, ahead):
-                wanted += ranges(*gap, window.ahead)
+                wanted += ranges(*gap, window.step)
         for start, end in wanted:
             count = end - start
             if room >= count:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -15,10 +16,12 @@ from allasfs.deadline import Deadline
 from allasfs.errors import TimedOut, Unavailable
 from allasfs.store.api import PIECE_BYTES
 from allasfs.transfer.blocks import WORTH_TRIMMING, Extent, Memory
+from allasfs.transfer.readahead import TOLERANCE, Window, ranges
 from tests.fakes.clock import FakeClock
 
 KIB = 1024
 MIB = 1024 * KIB
+READ = 128 * KIB
 NOW = Deadline(0.0)
 
 
@@ -151,8 +154,9 @@ def test_a_waiting_reader_goes_on_when_memory_is_given_back() -> None:
     assert memory.in_flight == 400
 
 
-def test_finished_extents_have_the_other_half_and_the_least_used_go_first() -> None:
+def test_finished_extents_have_the_rest_and_the_least_used_go_first() -> None:
     memory = Memory(1000)
+    memory.begin(500, NOW, "key")
     first, second, third = (filled(0, bytes(200)) for _ in range(3))
     memory.keep("first", first)
     memory.keep("second", second)
@@ -162,12 +166,20 @@ def test_finished_extents_have_the_other_half_and_the_least_used_go_first() -> N
     assert memory.find("second") is None
     assert memory.find("first") is first
     assert memory.find("third") is third
+    # What is fetched next needs their room.
+    memory.end(500)
+    memory.keep("fourth", filled(0, bytes(500)))
+    assert memory.cached == 900
+    memory.begin(300, NOW, "key")
+    assert memory.cached == 700
+    assert memory.find("first") is None
 
 
 def test_an_extent_beyond_the_budget_is_not_kept_and_drives_none_out() -> None:
     memory = Memory(1000)
+    memory.begin(100, NOW, "key")
     memory.keep("small", filled(0, bytes(200)))
-    memory.keep("large", filled(0, bytes(501)))
+    memory.keep("large", filled(0, bytes(901)))
     assert memory.find("large") is None
     assert memory.find("small") is not None
 
@@ -180,21 +192,40 @@ def test_a_dropped_extent_is_forgotten_and_dropping_nothing_is_no_error() -> Non
     assert (memory.cached, memory.find("key")) == (0, None)
 
 
-def test_readers_share_what_may_be_fetched_ahead() -> None:
+def test_readers_share_the_budget() -> None:
     memory = Memory(10 * KIB)
-    assert memory.share() == 4 * KIB
+    assert memory.share() == 10 * KIB
     memory.join()
     memory.join()
-    assert memory.share() == 2 * KIB
+    assert memory.share() == 5 * KIB
     memory.leave()
-    assert memory.share() == 4 * KIB
+    assert memory.share() == 10 * KIB
 
 
-def test_five_ranges_of_every_window_have_room_among_the_finished_ones() -> None:
-    memory = Memory(128 * 1024 * KIB)
-    for readers in (1, 2, 3):
+@pytest.mark.parametrize("readers", [1, 2, 3, 4, 16])
+def test_nothing_is_forgotten_that_a_reader_in_order_will_need(readers: int) -> None:
+    memory, size = Memory(128 * MIB), 200 * MIB
+    windows = [Window() for _ in range(readers)]
+    reach = [0] * readers
+    starts: list[list[tuple[int, int]]] = [[] for _ in range(readers)]
+    for _ in windows:
         memory.join()
-        assert readers * memory.share() * 5 // 4 <= memory.limit // 2
+    for offset, (number, window) in product(range(0, size, READ), enumerate(windows)):
+        ahead = min(window.read(offset, READ, most=memory.share()), size)
+        if reach[number] < offset + READ or (
+            reach[number] < ahead and window.is_low(reach[number])
+        ):
+            for start, stop in ranges(reach[number], ahead, window.step):
+                assert memory.try_begin(stop - start)
+                memory.end(stop - start)
+                memory.keep((number, start), Extent(start, stop))
+                starts[number].append((start, stop))
+            reach[number] = ahead
+        for start, stop in [*starts[number]]:
+            assert memory.find((number, start)) is not None
+            if stop < offset - TOLERANCE:
+                memory.drop((number, start))
+                starts[number].remove((start, stop))
 
 
 def test_free_memory_goes_back_after_the_last_reader_of_much(

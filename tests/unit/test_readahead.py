@@ -134,7 +134,7 @@ def test_larger_gaps_are_jumps() -> None:
 
 def test_the_memory_budget_limits_the_window() -> None:
     window = Window(began=0, position=32 * MIB, count=32 * MIB)
-    assert window.read(32 * MIB, READ, most=MIB) == 33 * MIB + READ
+    assert window.read(32 * MIB, READ, most=2 * MIB) == 33 * MIB + READ
     assert window.read(32 * MIB + READ, READ, most=-1) == 32 * MIB + 2 * READ
 
 
@@ -145,8 +145,16 @@ def test_what_is_read_again_is_no_progress() -> None:
     assert ahead == 4 * READ
 
 
+def test_where_memory_is_short_there_are_fewer_ranges_rather_than_small_ones() -> None:
+    window = Window(began=0, position=32 * MIB, count=32 * MIB)
+    window.read(32 * MIB, READ, most=32 * MIB)
+    assert (window.ahead, window.step) == (16 * MIB, 8 * MIB)
+    window.read(32 * MIB + READ, READ, most=PLENTY)
+    assert (window.ahead, window.step) == (64 * MIB, 16 * MIB)
+
+
 def test_a_window_is_cut_into_ranges_that_run_in_parallel() -> None:
-    assert ranges(0, 32 * MIB, 32 * MIB) == [
+    assert ranges(0, 32 * MIB, 8 * MIB) == [
         (start, start + 8 * MIB) for start in range(0, 32 * MIB, 8 * MIB)
     ]
     assert ranges(0, MIB // 2, 0) == [(0, MIB // 2)]
