@@ -20,11 +20,12 @@ EPILOG = """\
 'allasfs recover COMMAND --help' explains each. Credentials are given as for 'allasfs mount'
 (--rc-file, --cloud, OS_* ...); where a mount serves the spool folder, it uploads with its own.
 """
-USAGE = """\
-allasfs recover [list] [--json]
-       allasfs recover retry ID...|--all [--over] [--as BUCKET/NAME] [mount options]
-       allasfs recover save ID FILE [mount options]
-       allasfs recover discard ID...|--all [--yes] [mount options]"""
+USAGE = {
+    "list": f"{PROG} [list] [--json]",
+    "retry": f"{PROG} retry ID...|--all [--over] [--as BUCKET/NAME] [mount options]",
+    "save": f"{PROG} save ID FILE [mount options]",
+    "discard": f"{PROG} discard ID...|--all [--yes] [mount options]",
+}
 ABOUT = {
     "list": "List what is kept: ID, object, bytes, time, why, where.",
     "retry": "Upload kept files now, and remove them from the spool. What another client changed"
@@ -56,10 +57,19 @@ def read(args: list[str], make: Callable[..., argparse.ArgumentParser]) -> Asked
     command = "list"
     if args and args[0] in ABOUT:
         command, *args = args
-        parser = make(prog=f"{PROG} {command}", description=ABOUT[command], allow_abbrev=False)
+        parser = make(
+            prog=f"{PROG} {command}",
+            usage=USAGE[command],
+            description=ABOUT[command],
+            allow_abbrev=False,
+        )
     else:
         parser = make(
-            prog=PROG, usage=USAGE, description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False
+            prog=PROG,
+            usage="\n       ".join(USAGE.values()),
+            description=DESCRIPTION,
+            epilog=EPILOG,
+            allow_abbrev=False,
         )
     _add_options(parser, command)
     found, rest = parser.parse_known_args(args)
