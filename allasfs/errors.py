@@ -305,7 +305,7 @@ class NoSuchBucket(SetupError):
 
 
 class NotMounted(SetupError):
-    """umount or status of a directory that is no allasfs mount."""
+    """umount, sync or status of a directory that is no allasfs mount."""
 
     exit_code = 12
 

@@ -221,7 +221,7 @@ def _mount_helper(argv: list[str]) -> int:
         else:
             words.append(word)
     if len(words) != 2:
-        raise UsageError("mount.allasfs: SOURCE DIR [-o OPTIONS]")
+        raise UsageError("name what to mount and where: mount.allasfs SOURCE DIR [-o OPTIONS]")
     source, directory = words
     what = [] if source in ("none", "/") else [source]
     return _mount([*options, "--", *what, directory])
@@ -234,9 +234,14 @@ def _wait(text: str) -> float | None:
     """Return seconds, None for ``forever``."""
     if text == "forever":
         return None
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+        raise argparse.ArgumentTypeError(
+            f"{text} is neither a number of seconds above 0 nor 'forever'"
+        )
     return value
 
 
@@ -322,6 +327,8 @@ def _demo(args: list[str]) -> int:
     found, mount_args = parser.parse_known_args(args)
     # Read now, so that a wrong option does not wait for the start of a cloud.
     words = split_words(mount_args)
+    if not words.positionals:
+        raise UsageError("name the directory to mount at: allasfs demo DIR")
     mount_point = _checked_mount_point(_settings(words).directory)
     options = [*words.without_positionals, "--", *words.positionals[:-1]]
     from allasfs.app import demo

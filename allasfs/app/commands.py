@@ -1,4 +1,4 @@
-"""``allasfs umount`` and ``allasfs status``: talk to the process that serves a mount."""
+"""``allasfs umount``, ``sync`` and ``status``: talk to the process that serves a mount."""
 
 from __future__ import annotations
 
@@ -214,8 +214,8 @@ def _check_uploads(target: Target, outcome: Mapping[str, object]) -> None:
     for line in failed:
         logs.report(f"not uploaded: {line}")
     raise UnmountFailed(
-        f"{target.path}: unmounted, but files could not be uploaded: {len(failed)};"
-        " they are kept: 'allasfs recover' lists them"
+        f"{target.path}: unmounted, but not everything was uploaded; what is left is kept, and"
+        " 'allasfs recover' lists it"
     )
 
 

@@ -264,7 +264,7 @@ STORE_OPTIONS = (
         " is not uploaded before.",
         "SECONDS",
     ),
-    Option("spool-size", "spool_size", _SPOOL_SIZE, "Limit of that folder's content.", "SIZE"),
+    Option("spool-size", "spool_size", _SPOOL_SIZE, "Limit of the spool folder's content.", "SIZE"),
     Option(
         "segment-threshold",
         "segment_threshold",

@@ -141,7 +141,9 @@ def make_parser(prog: str, files: Iterable[Path] = ()) -> configargparse.Argumen
 def help_text(prog: str) -> str:
     """Return what ``--help`` prints."""
     # A flag's value is for files and variables; on the command line its name is enough.
-    return str(make_parser(prog).format_help()).replace(f" [{YES_OR_NO}]", "")
+    word = f" [{YES_OR_NO}]"
+    text = str(make_parser(prog).format_help())
+    return text.replace(f"{word}  ", " " * (len(word) + 2)).replace(word, "")
 
 
 def read_settings(

@@ -167,6 +167,7 @@ def _token_from(sources: Sources) -> TokenFrom:
     if not sources.storage_url:
         raise BadCredentials(
             f"{source}: a token alone does not say where the store is: give the storage URL, too"
+            " (--storage-url)"
         )
     cacert = sources.ca_file or sources.environ.get("OS_CACERT")
     return TokenFrom(
@@ -243,7 +244,7 @@ class _Variables:
         if not self.get("OS_AUTH_URL", "OS_USERNAME", "OS_USER_ID", "OS_PROJECT_NAME"):
             raise BadCredentials(
                 "no credentials are set: source the OpenStack RC file of your project or"
-                " allas-conf, or name an RC file or a cloud of clouds.yaml on the command line"
+                " allas-conf, or give --rc-file FILE, or --cloud NAME of clouds.yaml"
             )
         self.need("OS_AUTH_URL", "the address of the Identity service (Keystone)")
         user = self.need("OS_USERNAME", "the name of the user", "OS_USER_ID")

@@ -78,6 +78,21 @@ def test_help_of_a_command_shows_the_default_of_each_option(folder: Path, comman
     assert text.count("[default:") == options - 1  # --help itself has none
 
 
+@pytest.mark.parametrize(
+    ("command", "words"), [("retry", "ID...|--all"), ("save", "ID FILE"), ("discard", "ID...")]
+)
+def test_help_of_recover_names_the_words_of_each_command(
+    folder: Path, command: str, words: str
+) -> None:
+    _, text, _ = allasfs(folder, "recover", command, "--help")
+    assert text.startswith(f"usage: allasfs recover {command} {words}")
+
+
+def test_a_wrong_time_to_wait_is_told_in_words(folder: Path) -> None:
+    line = refusal(folder, 2, "umount", "--wait", "x", "mnt")
+    assert "x is neither a number of seconds above 0 nor 'forever'" in line
+
+
 def test_without_a_command_all_are_named(folder: Path) -> None:
     assert "mount, umount, sync, status, recover, demo" in refusal(folder, 2)
 
