@@ -50,7 +50,8 @@ class Config:
     # How long a closed file waits for its upload then. Programs that write to a name of their own
     # and rename it (rsync, editors) do that within milliseconds, and one PUT is enough.
     write_back_delay_s: float = 1.0
-    # Bytes in flight and kept for reading. Four readers with a full window each (see readahead.py).
+    # Bytes in flight and kept for reading: a full window ahead for one reader, a quarter of it for
+    # each of four (see readahead.py).
     memory: int = 128 * MIB
     # Names of objects that are remembered, and the most that one listing may have. 250 bytes each,
     # so 500 MB: four buckets of the most objects that Allas takes.

@@ -1,8 +1,9 @@
 """Bytes of objects in memory: extents being fetched, and a bounded cache of fetched ones.
 
 An extent is one span of one version, filled from its start by a fetcher thread while readers wait
-for just the bytes they need. Half of the memory budget is for extents in flight (waiting for room
-counts against the reader's deadline), half for finished ones, the least recently used go first.
+for just the bytes they need. At most half of the memory budget is for extents in flight (waiting
+for room counts against the reader's deadline), the rest for finished ones: the least recently used
+go first.
 """
 
 from __future__ import annotations
