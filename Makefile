@@ -31,11 +31,11 @@ check: setup  ## Check formats, lint and types; changes nothing
 	$(PYTHON) -m ruff check allasfs tests bench
 	$(PYTHON) -m mypy
 
-fix:  ## Format, and mend what the linter can
+fix: setup  ## Format, and mend what the linter can
 	$(PYTHON) -m ruff check --fix allasfs tests bench
 	$(PYTHON) -m ruff format allasfs tests bench
 
-unit:  ## Run only the tests that need neither Swift nor a mount
+unit: setup  ## Run only the tests that need neither Swift nor a mount
 	$(PYTHON) -m pytest tests/unit tests/behaviour -m 'not swift and not rgw and not mount'
 
 # Random runs of each state machine: 5000 take about half an hour on one core.
