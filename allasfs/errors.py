@@ -85,7 +85,7 @@ class TokenRefused(Refused):
 
 
 class NotPermitted(Refused):
-    """The operation has no meaning here, for anybody (a file beside the buckets)."""
+    """What the store has for nobody (a file beside the buckets, hard links, devices)."""
 
     code = errno.EPERM
 
@@ -121,7 +121,7 @@ class NotUtf8(Refused):
 
 
 class NotSupported(Refused):
-    """Something that an object store cannot do (hard links, devices)."""
+    """What is not offered, here or by the server (attributes outside ``user.``)."""
 
     code = errno.EOPNOTSUPP
 

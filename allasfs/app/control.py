@@ -1,9 +1,10 @@
 """The control socket of a running mount: status now, and word of its end for ``umount``.
 
 One JSON object per line in each direction, over a Unix socket in the user's private runtime
-folder. ``{"command": "status"}`` is answered at once. ``{"command": "wait"}`` is answered twice:
-at once with the process id, and with the outcome when everything is uploaded; then the connection
-stays open until the process has ended, so its end tells the end of the process.
+folder. ``{"command": "status"}`` and ``sync`` are answered at once, ``recover`` when it is done.
+``{"command": "wait"}`` is answered twice: at once with the process id, and with the outcome when
+everything is uploaded; then the connection stays open until the process has ended, so its end tells
+the end of the process.
 
 A lock file beside the socket belongs to the living process: a socket without that lock is stale.
 Only the same user and root are answered, whatever the permissions of the folder have become.

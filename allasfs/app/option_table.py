@@ -375,7 +375,7 @@ LOG_OPTIONS = (
         "log-level",
         "log_level",
         _one_of(*logs.LEVELS),
-        " or ".join(logs.LEVELS) + ".",
+        f"The least weight of what is logged: {', '.join(logs.LEVELS)}.",
         "LEVEL",
         "info",
     ),

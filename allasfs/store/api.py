@@ -19,7 +19,7 @@ MD5_OF_NOTHING = hashlib.md5(b"", usedforsecurity=False).hexdigest()
 # whole piece then, without a copy.
 PIECE_BYTES = 128 * 1024
 DIRECTORY_TYPE = "application/directory"
-# Directory markers that other clients write, beside our own (Allas facts: Cyberduck, Nextcloud).
+# Directory markers that other clients write, beside our own (Cyberduck, Nextcloud).
 DIRECTORY_TYPES = frozenset({DIRECTORY_TYPE, "application/x-directory"})
 
 
