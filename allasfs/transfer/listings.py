@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 # A subtree of more objects than this is listed directory by directory: one page of the largest
 # size that servers give.
 FLAT_OBJECTS = 10_000
+# A program that goes through a directory shall do so by one listing of it: of large ones, a listing
+# is believed longer by this share of the TTL for each 10,000 names (2 s of a minute).
+LONGER = 1 / 30
 # Names kept over all directories where nothing else is said (config.py: names).
 CACHED_NAMES = 2_000_000
 # An own change outweighs listings that were requested up to this long after it: Swift's container
@@ -372,12 +375,12 @@ class Listings:
             self._fetching.discard(key)
             self._changed.notify_all()
 
-    def _is_fresh(self, born: float) -> bool:
-        return self._clock() - born < self._ttl_s
+    def _is_fresh(self, born: float, names: int = 0) -> bool:
+        return self._clock() - born < self._ttl_s * (1 + names // 10_000 * LONGER)
 
     def _fresh(self, bucket: str, prefix: str) -> Directory | None:
         known = self._dirs.get((bucket, prefix))
-        return known if known is not None and self._is_fresh(known.born) else None
+        return known if known is not None and self._is_fresh(known.born, len(known)) else None
 
     def _cached(self, bucket: str, prefix: str) -> Directory | None:
         with self._lock:

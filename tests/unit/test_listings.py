@@ -258,6 +258,26 @@ def test_another_client_s_changes_appear_after_the_ttl(
     assert found.size == 2
 
 
+@pytest.mark.semantics("R5")
+def test_a_large_directory_is_believed_longer(
+    store: MemStore, listings: Listings, clock: FakeClock
+) -> None:
+    put_bytes(store, "bucket", "small/0", b"")
+    for number in range(10_000):
+        put_bytes(store, "bucket", f"large/{number}", b"")
+    assert (len(names(listings, "large/")), len(names(listings, "small/"))) == (10_000, 1)
+    store.forget_calls()
+    clock.advance(TTL_S)
+    assert len(names(listings, "large/")) == 10_000
+    assert store.counts() == {}
+    names(listings, "small/")
+    assert store.counts() == {"listing": 1}
+    clock.advance(TTL_S / 30 + 1)
+    names(listings, "large/")
+    # A full page, and the one that is empty.
+    assert store.counts() == {"listing": 3}
+
+
 def test_a_listing_s_age_counts_from_its_request_not_from_its_answer(
     store: MemStore, listings: Listings, clock: FakeClock
 ) -> None:
