@@ -25,9 +25,9 @@ from allasfs.transfer.uploader import Uploader
 
 log = logging.getLogger(__name__)
 
-# A store that cannot be reached now is asked again after this, and then less often.
-FIRST_WAIT_S = 5.0
-LONGEST_WAIT_S = 300.0
+# Pauses after the store could not be reached: doubled each time.
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 8.0
 
 # Told of a version that was stored: its bucket, and what it is.
 Stored = Callable[[str, ObjectInfo], None]
@@ -48,6 +48,8 @@ class Resume:
         self._finished = 0
         self._foreign: list[str] = []
         self._promised: set[str] = set()
+        # Whether the store could not be reached by the last attempt.
+        self._is_away = False
 
     @property
     def left(self) -> int:
@@ -108,12 +110,14 @@ class Resume:
     def _run(self) -> None:
         wait_s = FIRST_WAIT_S
         while self._left and not self._stop.is_set():
-            for entry in list(self._left):
-                if self._stop.is_set():
-                    return
-                if self._is_ended(entry):
-                    self._left.remove(entry)
-            if self._left:
+            entry, *others = self._left
+            if self._is_ended(entry):
+                self._left = others
+                self._is_away = False
+                wait_s = FIRST_WAIT_S
+            else:
+                # One at a time finds out whether the store is back.
+                self._left = [*others, entry]
                 self._stop.wait(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
@@ -133,7 +137,9 @@ class Resume:
                 for each in now:
                     self._end(each)
         except Unavailable as exc:
-            log.info("an upload of the mount before cannot be ended yet: %s", exc)
+            if not self._is_away:
+                log.info("uploads of the mount before cannot be ended yet: %s", exc)
+            self._is_away = True
             return False
         except FsError as exc:
             log.error("an upload of the mount before cannot be ended: %s", exc)  # noqa: TRY400

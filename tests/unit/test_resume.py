@@ -261,6 +261,47 @@ def test_a_store_that_is_away_at_first_is_asked_again(
     check(crash, None, data)
 
 
+@pytest.mark.semantics("H3", "R10")
+def test_a_store_that_is_away_for_long_is_asked_by_one_upload_at_a_time_and_goes_on_at_once(
+    store: MemStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    crash = interrupted(store, tmp_path, content(9 * MIB))
+    bench = Bench(crash.store, crash.disk, ROOM)
+    (note,) = (crash.disk / "spool").glob("*.upload")
+    for name in ("second", "third"):
+        for path in (note, note.with_suffix(".data")):
+            shutil.copy(path, path.with_name(f"{name}{path.suffix}"))
+    resume = Resume(bench.uploader, bench.spool, lambda bucket, info: None)
+    pauses: list[float] = []
+    asked: list[Call] = []
+
+    def pause(seconds: float) -> bool:
+        pauses.append(seconds)
+        if len(pauses) == 20:
+            crash.store.before = lambda call: None
+        return False
+
+    def away(call: Call) -> None:
+        asked.append(call)
+        raise Unavailable("bucket", "503")
+
+    crash.store.before = away
+    monkeypatch.setattr(resume._stop, "wait", pause)
+    with caplog.at_level("INFO", "allasfs.transfer.resume"):
+        resume.start()
+        assert resume._thread is not None
+        resume._thread.join(60)
+    assert (resume.left, len(pauses), max(pauses)) == (0, 20, 8.0)
+    assert [call.method for call in asked] == ["head"] * 20
+    assert [line for line in caplog.messages if "cannot be ended yet" in line] == [
+        "uploads of the mount before cannot be ended yet: bucket: 503"
+    ]
+    bench.close()
+
+
 def test_an_upload_is_left_for_the_next_mount_when_this_one_ends_before(
     store: MemStore, tmp_path: Path
 ) -> None:
