@@ -207,24 +207,30 @@ def _account(settings: Settings) -> Auth:
 
 
 def _mount_helper(argv: list[str]) -> int:
-    words: list[str] = []
-    options: list[str] = []
-    rest = iter(argv)
-    for word in rest:
-        if word in ("-o", "-t", "-N"):
-            value = next(rest, "")
-            options += ["-o", value] if word == "-o" else []
-        elif word.startswith("-"):
-            # -s, -n and -v change nothing here; -f asks for everything but the mount.
-            if "f" in word:
-                return 0
-        else:
-            words.append(word)
-    if len(words) != 2:
-        raise UsageError("name what to mount and where: mount.allasfs SOURCE DIR [-o OPTIONS]")
-    source, directory = words
-    what = [] if source in ("none", "/") else [source]
-    return _mount([*options, "--", *what, directory])
+    parser = _Parser(
+        prog="mount.allasfs",
+        description="Mount as mount(8) asks for it. SOURCE is BUCKET[/PREFIX], or none for the"
+        " whole project; 'allasfs mount --help' lists the options.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("directory", metavar="DIR")
+    parser.add_argument(
+        "-o",
+        metavar="OPTIONS",
+        action="append",
+        default=[],
+        help="Mount options, parted by commas. [default: none]",
+    )
+    parser.add_argument("-f", action="store_true", help="Do all but the mount. [default: no]")
+    parser.add_argument("-s", "-n", "-v", action="store_true", help="Accepted. [default: no]")
+    parser.add_argument("-t", "-N", metavar="WORD", help="Accepted. [default: none]")
+    found = parser.parse_args(argv)
+    if found.f:
+        return 0
+    options = [word for items in found.o for word in ("-o", items)]
+    what = [] if found.source in ("none", "/") else [found.source]
+    return _mount([*options, "--", *what, found.directory])
 
 
 # -- the other commands ---------------------------------------------------------------------------

@@ -175,17 +175,48 @@ def test_a_stale_control_socket_is_no_mount(folder: Path) -> None:
     refusal(folder, 12, "status", "mnt")
 
 
-def test_the_helper_of_mount_wants_a_source_and_a_directory(folder: Path) -> None:
+def mount_helper(folder: Path, *words: str) -> tuple[int, str]:
+    """Run what mount(8) calls; return its exit code and the lines for the user."""
     script = "import sys; from allasfs.app.cli import mount_helper; sys.exit(mount_helper())"
     done = subprocess.run(
-        [sys.executable, "-c", script, "none"],
+        [sys.executable, "-c", script, *words],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(folder)},
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
         check=False,
     )
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["none"], 2, "required: DIR"),
+        (["none", "DIR", "more"], 2, "more"),
+        (["none", "/nonexistent", "--foreground"], 2, "--foreground"),
+        (["none", "/nonexistent", "-x"], 2, "-x"),
+        (["none", "/nonexistent", "-o"], 2, "-o"),
+        (["none", "/nonexistent", "-orw,nofail"], 3, "/nonexistent"),
+        (["none", "/nonexistent", "-snvorw,nofail"], 3, "/nonexistent"),
+        (["-t", "fuse.allasfs", "none", "/nonexistent", "-o", "rw", "-onofail"], 3, "/nonexistent"),
+        (["none", "/nonexistent", "-o", ""], 3, "/nonexistent"),
+        (["none", "/nonexistent", "-otll=1"], 2, "'tll'"),
+    ],
+)
+def test_the_helper_of_mount_does_as_it_is_told_or_says_why_not(
+    folder: Path, words: list[str], code: int, line: str
+) -> None:
+    status, lines = mount_helper(folder, *words)
+    assert (status, lines.count("\n")) == (code, 1), lines
+    assert line in lines
+
+
+@pytest.mark.parametrize("word", ["-f", "-sfnv"])
+def test_the_helper_of_mount_does_not_mount_when_only_a_pretence_is_wanted(
+    folder: Path, word: str
+) -> None:
+    assert mount_helper(folder, "none", "/nonexistent", word, "-o", "rw") == (0, "")
 
 
 @pytest.mark.parametrize(
