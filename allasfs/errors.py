@@ -311,7 +311,7 @@ class NotMounted(SetupError):
 
 
 class SpoolUnusable(SetupError):
-    """The spool folder cannot be made, is not ours alone, or is used by another mount."""
+    """The spool folder cannot be made or read, is not ours alone, or another mount uses it."""
 
     exit_code = 13
 

@@ -311,7 +311,8 @@ def _recover(args: list[str]) -> int:
     asked = recover_words.read(args, _Parser)
     settings = _settings(Words(asked.mount_options.options, ["."]))
     folder = settings.config.spool_dir
-    folders_ = [*folders.spools(), *asked.spools, *([folder] if folder else [])]
+    named = map(recover.checked, asked.spools)
+    folders_ = [*folders.spools(), *named, *([folder] if folder else [])]
     return recover.Recover(folders_, settings.config, lambda: _account(settings)).run(asked)
 
 

@@ -115,6 +115,15 @@ class Found:
         return "\t".join(logs.plain(str(each)) for each in fields)
 
 
+def checked(folder: Path) -> Path:
+    """Return a folder that a user named; raise SpoolUnusable when it cannot be looked into."""
+    try:
+        with os.scandir(folder):
+            return folder
+    except OSError as exc:
+        raise SpoolUnusable(f"{folder} is no spool folder: {exc.strerror}") from exc
+
+
 class Recover:
     """One command over some spools."""
 
@@ -123,6 +132,8 @@ class Recover:
         self._spools = list(dict.fromkeys(Path(os.path.realpath(path)) for path in spools))
         self._config = config
         self._account = cache(account)
+        # Of the folders: 0 when all could be looked into.
+        self._code = 0
 
     def run(self, asked: Asked) -> int:
         """Do what was asked for; return the exit code. Raises SetupError."""
@@ -133,7 +144,7 @@ class Recover:
             return self._save(chosen[0], asked.file)
         if asked.command == "discard":
             confirm(chosen, is_sure=asked.yes)
-        code = 0
+        code = self._code
         for found in chosen:
             try:
                 self._change(found, asked)
@@ -151,6 +162,7 @@ class Recover:
                 owner = ownership.owner_of(folder)
             except OSError as exc:
                 logs.report(f"{folder}: {exc.strerror}")
+                self._code = SpoolUnusable.exit_code
                 continue
             found += [
                 Found(entry, owner)
@@ -165,9 +177,10 @@ class Recover:
         if as_json:
             sys.stdout.write(json.dumps([each.plain() for each in found], indent=2) + "\n")
         else:
-            lines = [each.line() for each in found] or ["nothing is kept"]
-            sys.stdout.write("\n".join(lines) + "\n")
-        return 0
+            nothing = [] if self._code else ["nothing is kept"]
+            lines = [each.line() for each in found] or nothing
+            sys.stdout.write("".join(f"{line}\n" for line in lines))
+        return self._code
 
     def _chosen(self, asked: Asked) -> list[Found]:
         found = self._found()

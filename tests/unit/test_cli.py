@@ -263,6 +263,18 @@ def test_recover_lists_every_spool_without_credentials(folder: Path) -> None:
     assert (folder / "saved").read_bytes() == b"content"
 
 
+@pytest.mark.parametrize("command", [["list"], ["retry", "--all"], ["discard", "ab", "--yes"]])
+def test_recover_of_a_folder_that_is_none_ends_with_13(folder: Path, command: list[str]) -> None:
+    (folder / "file").touch()
+    for name, why in (("missing", "No such file"), ("file", "Not a directory")):
+        line = refusal(folder, 13, "recover", *command, "--spool", name)
+        assert f"{folder / name} is no spool folder: {why}" in line
+    assert "Not a directory" in refusal(folder, 13, "recover", ALLASFS_SPOOL_DIR="file")
+    # A mount would make it.
+    environ = {"ALLASFS_SPOOL_DIR": "missing"}
+    assert allasfs(folder, "recover", **environ) == (0, "nothing is kept\n", "")
+
+
 def test_every_exit_code_has_one_meaning() -> None:
     codes = [
         kind.exit_code
