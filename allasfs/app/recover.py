@@ -192,7 +192,8 @@ class Recover:
             if len(same) != 1 or not name:
                 many = "is of no file that is kept" if not same else "is the beginning of several"
                 raise UsageError(f"{name!r} {many}; 'allasfs recover' lists them")
-            chosen += same
+            if same[0] not in chosen:
+                chosen += same
         return chosen
 
     # -- changing ---------------------------------------------------------------------------------

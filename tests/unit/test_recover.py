@@ -1,0 +1,76 @@
+"""``allasfs recover`` beside a mount that owns the spool; the mount is a control socket alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from allasfs.app import folders
+from allasfs.app.control import ControlServer
+from allasfs.app.options import Words
+from allasfs.app.recover import Recover
+from allasfs.app.recover_words import Asked
+from allasfs.config import Config
+from allasfs.transfer.notes import KEPT, Note
+from allasfs.transfer.ownership import Ownership
+
+PATIENCE_S = 60.0
+
+
+class FakeMount:
+    """Owns a spool with two files, and answers."""
+
+    def __init__(self, spool: Path) -> None:
+        self.spool = spool
+        self.requests: list[Mapping[str, object]] = []
+        self.status_asked = threading.Semaphore(0)
+        self.during_recover: Callable[[], None] = lambda: None
+        for name in ("abcd", "xyz1"):
+            (spool / f"{name}.data").write_bytes(b"content")
+            note = Note(KEPT, "bucket", name, size=7, present=((0, 7),), why="why", when=1.0)
+            note.save(spool / f"{name}.upload", durable=False)
+
+    def status(self, _: Mapping[str, object]) -> Mapping[str, object]:
+        self.status_asked.release()
+        return {"spool": str(self.spool)}
+
+    def recover(self, request: Mapping[str, object]) -> Mapping[str, object]:
+        self.requests.append(request)
+        self.during_recover()
+        return {}
+
+    def asked(self, command: str, *ids: str) -> int:
+        """Run a command; return its exit code."""
+        asked = Asked(command, ids, (), Words(), yes=True)
+        return Recover([self.spool], Config(), no_account).run(asked)
+
+
+def no_account() -> NoReturn:
+    pytest.fail("the mount has credentials")
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMount]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    mount = FakeMount(spool)
+    owner = Ownership(spool)
+    owner.take()
+    commands = {"status": mount.status, "recover": mount.recover}
+    with ControlServer(folders.runtime_folder() / folders.control_name("/mnt"), commands):
+        yield mount
+    owner.give_up()
+
+
+@pytest.mark.parametrize("command", ["retry", "discard"])
+def test_beginnings_of_one_id_are_one_file(
+    mounted: FakeMount, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mounted.asked(command, "ab", "abc", "x", "abcd") == 0
+    assert [each["id"] for each in mounted.requests] == ["abcd", "xyz1"]
+    assert len(capsys.readouterr().out.splitlines()) == 2
