@@ -49,6 +49,15 @@ class Target:
         with control.connect(paths, self.owner, ANSWER_TIMEOUT_S) as connection:
             yield connection
 
+    def ask(
+        self, connection: control.Connection, request: Mapping[str, object]
+    ) -> dict[str, object]:
+        """Return the answer of the process that serves the mount; raise NotAnswering."""
+        try:
+            return connection.ask(request, ANSWER_TIMEOUT_S)
+        except NotAnswering as exc:
+            raise NotAnswering(f"{self.path}: {exc}") from exc
+
     @property
     def is_dead(self) -> bool:
         """Whether the process that served the mount has ended."""
@@ -93,7 +102,7 @@ def _ask_sync(target: Target, *, hurry: bool) -> Mapping[str, object]:
     with target.connection() as connection:
         if connection is None:
             _explain_silence(target)
-        return connection.ask({"command": "sync", "hurry": hurry}, ANSWER_TIMEOUT_S)
+        return target.ask(connection, {"command": "sync", "hurry": hurry})
 
 
 def _count(answer: Mapping[str, object], name: str) -> int:
@@ -122,7 +131,7 @@ def umount(directory: str, *, wait_s: float | None) -> None:
         if connection is None:
             _umount_without_process(target)
             return
-        pid = connection.ask({"command": "wait"}, ANSWER_TIMEOUT_S).get("pid")
+        pid = target.ask(connection, {"command": "wait"}).get("pid")
         if target.entry is not None:
             unmounting.unmount(target.path)
         try:
@@ -176,7 +185,7 @@ def _status(target: Target) -> Mapping[str, object]:
     """Return the status of a mount, nothing when its process has ended or is stuck."""
     try:
         with target.connection() as connection:
-            return connection.ask({"command": "status"}, ANSWER_TIMEOUT_S) if connection else {}
+            return target.ask(connection, {"command": "status"}) if connection else {}
     except NotAnswering:
         return {}
 
@@ -228,7 +237,7 @@ def status(directory: str, *, as_json: bool) -> None:
     with target.connection() as connection:
         if connection is None:
             _explain_silence(target)
-        answer = connection.ask({"command": "status"}, ANSWER_TIMEOUT_S)
+        answer = target.ask(connection, {"command": "status"})
     if "error" in answer:
         raise NotAnswering(f"{target.path}: {answer['error']}")
     answer["state"] = "mounted" if target.entry else "ending: it uploads what is left"
@@ -244,7 +253,10 @@ def _explain_silence(target: Target) -> NoReturn:
             f"{target.path}: the process that served this mount has ended;"
             f" 'allasfs umount {target.path}' removes it"
         )
-    raise NotAnswering(f"{target.path}: mounted, but its process does not answer")
+    raise NotAnswering(
+        f"{target.path}: mounted, but its process does not answer;"
+        f" 'allasfs umount {target.path}' unmounts all the same"
+    )
 
 
 def _lines(answer: Mapping[str, object], indent: str = "") -> Iterator[str]:

@@ -37,6 +37,8 @@ Command = Callable[[Mapping[str, object]], Answer]
 MAX_REQUEST_BYTES = 64 * 1024
 # The status of a mount with many pending files is some hundred kilobytes.
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
+# A process id and the name of a file.
+MAX_LOCK_BYTES = 8192
 # A client that has connected sends its line at once.
 REQUEST_TIMEOUT_S = 5.0
 # A person, a script and a monitor at the same time, and some that were forgotten.
@@ -55,9 +57,11 @@ _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7)
 class ControlServer:
     """Answers on the socket from ``start()`` to ``close()``, in threads of its own."""
 
-    def __init__(self, path: Path, commands: Mapping[str, Command]) -> None:
+    def __init__(self, path: Path, commands: Mapping[str, Command], log_target: str = "") -> None:
+        """``log_target`` is for those whom this process does not answer."""
         self._path = path
         self._commands = commands
+        self._log_target = log_target
         self._lock_fd = -1
         self._listener: socket.socket | None = None
         self._stopping = threading.Event()
@@ -71,7 +75,7 @@ class ControlServer:
 
     def start(self) -> None:
         """Own the socket and answer; raise AlreadyMounted while another process answers there."""
-        self._lock_fd = _own(self._path.with_suffix(".lock"))
+        self._lock_fd = _own(_lock_of(self._path), self._log_target)
         listener = self._listener = self._listen()
         self._acceptor = threading.Thread(
             target=self._accept, args=(listener,), name="control", daemon=True
@@ -214,8 +218,9 @@ class ControlServer:
 class Connection:
     """A client's side: sends one request, reads answers; trusts only ``owner`` and root."""
 
-    def __init__(self, sock: socket.socket, owner: int) -> None:
+    def __init__(self, sock: socket.socket, path: Path, owner: int) -> None:
         self._sock = sock
+        self._path = path
         self._owner = owner
 
     def ask(
@@ -233,7 +238,10 @@ class Connection:
             return self.next(timeout_s if answer_s == 0 else answer_s)
         except TimeoutError as exc:
             line = f"no answer from the mount's process within {timeout_s:g} s"
-            raise NotAnswering(line) from exc
+            pid = _peer(self._sock)[0]
+            raise NotAnswering(
+                f"{line}; {advice(pid, _log_target(self._path, self._owner))}"
+            ) from exc
         except OSError as exc:
             raise NotAnswering(f"the mount's process does not listen: {exc}") from exc
 
@@ -279,15 +287,51 @@ def connect(paths: list[Path], owner: int, timeout_s: float) -> Iterator[Connect
         except OSError:  # missing, stale or not ours to open: the next one may be it
             continue
         with sock:
-            yield Connection(sock, owner)
+            yield Connection(sock, path, owner)
         return
     yield None
+
+
+def advice(pid: int, log_target: str = "") -> str:
+    """Return what a person can do about a process that is stuck."""
+    log_is = f"its log is {log_target}; " if log_target else ""
+    end = f"'kill -KILL {pid}'" if pid else "SIGKILL"
+    return (
+        f"{log_is}if it stays so, end it by {end} (what programs have not closed is lost, the next"
+        " mount uploads the rest), and then 'allasfs umount' or 'fusermount -uz' takes the mount"
+        " away"
+    )
+
+
+def _log_target(path: Path, owner: int) -> str:
+    """Return where the process behind a socket logs to, nothing when that is not known."""
+    try:
+        fd = os.open(_lock_of(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return ""
+    try:
+        if os.fstat(fd).st_uid not in (owner, 0):
+            return ""
+        return _read_lock(fd)[1]
+    finally:
+        os.close(fd)
 
 
 # -- both sides -----------------------------------------------------------------------------------
 
 
-def _own(path: Path) -> int:
+def _lock_of(path: Path) -> Path:
+    return path.with_suffix(".lock")
+
+
+def _read_lock(fd: int) -> tuple[str, str]:
+    """Return the process id and the target of the log."""
+    text = os.pread(fd, MAX_LOCK_BYTES, 0).decode(errors="replace")
+    pid, _, log_target = text.partition("\n")
+    return pid, log_target.strip()
+
+
+def _own(path: Path, log_target: str) -> int:
     """Return a descriptor that holds the lock; raise AlreadyMounted, naming who has it."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -296,14 +340,14 @@ def _own(path: Path) -> int:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as exc:
-        pid = os.read(fd, 32).decode("ascii", "replace").strip()
+        pid, _ = _read_lock(fd)
         os.close(fd)
         raise AlreadyMounted(
             f"process {pid} has not finished with this mount point: it starts, or it uploads what"
             " was written; 'allasfs umount' waits for its end"
         ) from exc
     os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
+    os.write(fd, f"{os.getpid()}\n{log_target}\n".encode(errors="surrogateescape"))
     return fd
 
 
@@ -329,10 +373,15 @@ def _connected(path: Path, timeout_s: float) -> socket.socket:
     return sock
 
 
-def _peer_uid(sock: socket.socket) -> int:
+def _peer(sock: socket.socket) -> tuple[int, int]:
+    """Return process id (0: not to be seen from here) and user id of the other side."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    uid: int = _CREDENTIALS.unpack(raw)[1]
-    return uid
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    return pid, uid
+
+
+def _peer_uid(sock: socket.socket) -> int:
+    return _peer(sock)[1]
 
 
 def _is_gone(connection: socket.socket) -> bool:

@@ -86,7 +86,8 @@ def run(job: Job, announce: Announce) -> int:
     log.debug("this process may have %d descriptors", allowed)
     commands: dict[str, Command] = {"status": _starting, "sync": _starting}
     # First, because the place may still be taken by a process that uploads.
-    with ControlServer(job.control_path, commands) as control, job.open() as content:
+    log_target = str(job.facts.get("log", ""))
+    with ControlServer(job.control_path, commands, log_target) as control, job.open() as content:
         commands["status"] = _status_command(job, content)
         commands["recover"] = content.recover
         commands["sync"] = _sync_command(content)

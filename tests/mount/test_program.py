@@ -204,6 +204,25 @@ def test_mount_point_checks_pass_by_a_mount_that_hangs(program: Program) -> None
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.semantics("H2")
+def test_umount_and_status_of_a_stuck_process_say_what_to_do(program: Program) -> None:
+    program.mount()
+    pid, log_file = program.pid(), program.status()["log"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for command in ("status", "umount"):
+            line = program.refusal(19, command, program.path)
+            assert f"{program.path}: no answer" in line
+            assert f"its log is {log_file};" in line
+            assert f"'kill -KILL {pid}'" in line
+        assert is_mounted(program.path)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(pid), "the process has ended")
+    assert program("umount", program.path).returncode == 0
+    assert not is_mounted(program.path)
+
+
 def namespaced(program: Program, cover: str) -> str:
     """Mount where something covers /dev/fuse; return the exit code and the line."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from allasfs.app import control, folders
 from allasfs.app.control import ControlServer
 from allasfs.errors import AlreadyMounted, MountFailed, NotAnswering
+from tests.conftest import missing
 
 PATIENCE_S = 60.0
 ROOT = Path(__file__).parents[2]
@@ -272,7 +274,7 @@ SERVER = """
 import sys
 from pathlib import Path
 from allasfs.app.control import ControlServer
-server = ControlServer(Path(sys.argv[1]), {})
+server = ControlServer(Path(sys.argv[1]), {}, "/where/the log is")
 server.start()
 print("listening", flush=True)
 sys.stdin.readline()
@@ -326,6 +328,34 @@ def test_a_process_that_dies_first_is_told_from_one_that_finished(
         process.kill()
         with pytest.raises(NotAnswering, match="connection ended"):
             connection.next(PATIENCE_S)
+
+
+def test_of_a_process_that_is_stuck_it_is_told_what_to_do(
+    process: subprocess.Popen[str], path: Path
+) -> None:
+    process.send_signal(signal.SIGSTOP)
+    with control.connect([path], os.geteuid(), PATIENCE_S) as connection:
+        assert connection is not None
+        with pytest.raises(NotAnswering) as caught:
+            connection.ask({"command": "status"}, 0.1)
+    line = str(caught.value)
+    assert "no answer from the mount's process within 0.1 s; its log is /where/the log is" in line
+    assert f"'kill -KILL {process.pid}'" in line
+    assert "'allasfs umount' or 'fusermount -uz'" in line
+
+
+def test_a_lock_of_another_user_says_nothing_of_the_log(
+    process: subprocess.Popen[str], path: Path
+) -> None:
+    if os.geteuid() != 0:
+        missing("needs root, to give a file away")
+    process.send_signal(signal.SIGSTOP)
+    os.chown(path.with_suffix(".lock"), 4711, 4711)
+    with control.connect([path], os.geteuid(), PATIENCE_S) as connection:
+        assert connection is not None
+        with pytest.raises(NotAnswering) as caught:
+            connection.ask({"command": "status"}, 0.1)
+    assert "the log is" not in str(caught.value)
 
 
 def test_the_place_of_a_process_that_was_killed_is_free(
