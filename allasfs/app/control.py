@@ -47,6 +47,8 @@ MAX_CLIENTS = 16
 RENAME_CHECK_S = 10.0
 # How often a waiting connection looks whether its client is still there.
 CLIENT_CHECK_S = 1.0
+# How often a client that waits for an answer looks whether the process answers others.
+LOOK_S = 5.0
 
 # What json makes of bytes that are not a JSON object; the last one of a million brackets.
 GARBAGE = (ValueError, TypeError, RecursionError)
@@ -223,25 +225,45 @@ class Connection:
         self._path = path
         self._owner = owner
 
-    def ask(
-        self, request: Answer, timeout_s: float, *, answer_s: float | None = 0
-    ) -> dict[str, object]:
-        """Send a request and return the first answer; raise NotAnswering.
+    def ask(self, request: Answer, timeout_s: float) -> dict[str, object]:
+        """Send a request and return the first answer; raise NotAnswering."""
+        with self._in_time(timeout_s):
+            self._request(request, timeout_s)
+            return self.next(timeout_s)
 
-        ``answer_s`` is for an answer that takes longer than the rest; None: as long as it takes.
+    def ask_patiently(self, request: Answer, timeout_s: float) -> dict[str, object]:
+        """Return an answer that may take any time, while the process answers others.
+
+        Raises NotAnswering.
         """
+        with self._in_time(timeout_s):
+            self._request(request, timeout_s)
+            while not self.has_more(LOOK_S):
+                with connect([self._path], self._owner, timeout_s) as other:
+                    if other is not None:
+                        other.ask({"command": "status"}, timeout_s)
+                    elif not self.has_more(timeout_s):
+                        raise NotAnswering("the mount's process does not listen any more")
+            return self.next(timeout_s)
+
+    @contextlib.contextmanager
+    def _in_time(self, timeout_s: float) -> Iterator[None]:
+        """Say what can be done when something inside takes too long."""
+        try:
+            yield
+        except TimeoutError as exc:
+            line = f"no answer from the mount's process within {timeout_s:g} s"
+            to_do = advice(_peer(self._sock)[0], _log_target(self._path, self._owner))
+            raise NotAnswering(f"{line}; {to_do}") from exc
+
+    def _request(self, request: Answer, timeout_s: float) -> None:
         if _peer_uid(self._sock) not in (self._owner, 0):
             raise NotAnswering("another user's process has taken the control socket")
         try:
             self._sock.settimeout(timeout_s)
             _send(self._sock, request)
-            return self.next(timeout_s if answer_s == 0 else answer_s)
-        except TimeoutError as exc:
-            line = f"no answer from the mount's process within {timeout_s:g} s"
-            pid = _peer(self._sock)[0]
-            raise NotAnswering(
-                f"{line}; {advice(pid, _log_target(self._path, self._owner))}"
-            ) from exc
+        except TimeoutError:
+            raise
         except OSError as exc:
             raise NotAnswering(f"the mount's process does not listen: {exc}") from exc
 

@@ -204,7 +204,7 @@ class Recover:
         if owner is not None and owner.host != ownership.here().host:
             raise SpoolUnusable(f"{entry.folder}: in use by {owner}: run this command there")
         if owner is not None:
-            self._let_mount_change(entry, asked)
+            self._let_mount_change(entry, asked, owner)
         else:
             with self._alone(entry.folder) as rescue:
                 told = answer(_Direct(rescue, self._config.timeout_s), _request(entry, asked))
@@ -213,12 +213,18 @@ class Recover:
         done = "discarded" if asked.command == "discard" else f"stored as {logs.plain(where)}"
         sys.stdout.write(f"{entry.id}\t{done}\n")
 
-    def _let_mount_change(self, entry: Entry, asked: Asked) -> None:
+    def _let_mount_change(self, entry: Entry, asked: Asked, owner: ownership.Holder) -> None:
         path = _control_of(entry.folder)
         with control.connect([path] if path else [], os.geteuid(), ANSWER_TIMEOUT_S) as connection:
             if connection is None:
-                raise NotAnswering(f"{entry.folder}: the mount that uses it does not answer")
-            told = connection.ask(_request(entry, asked), ANSWER_TIMEOUT_S, answer_s=None)
+                raise NotAnswering(
+                    f"{entry.folder}: the mount that uses it does not answer;"
+                    f" {control.advice(owner.pid)}"
+                )
+            try:
+                told = connection.ask_patiently(_request(entry, asked), ANSWER_TIMEOUT_S)
+            except NotAnswering as exc:
+                raise NotAnswering(f"{entry.id}: {exc}") from exc
         _check(entry, told)
 
     @contextmanager
