@@ -47,7 +47,7 @@ usage: allasfs COMMAND ...
   allasfs demo DIR                      try it with an object store on this computer
   allasfs --version
 
-'allasfs COMMAND --help' explains each.
+'allasfs help COMMAND' explains each.
 """
 
 
@@ -73,10 +73,12 @@ def _guarded(work: Callable[[], int]) -> int:
 
 def _dispatch(argv: list[str]) -> int:
     command, *args = argv or [""]
+    if command == "help" and args:
+        command, *args = [*args, "--help"]
     if command in ("-h", "--help", "help"):
         sys.stdout.write(TOP_USAGE)
         return 0
-    if command == "--version":
+    if command == "--version" or (command in COMMANDS and args == ["--version"]):
         sys.stdout.write(f"allasfs {__version__}\n")
         return 0
     if command in COMMANDS:

@@ -221,8 +221,12 @@ def split_words(args: list[str]) -> Words:
 def unknown_option(name: str, *, where: str = "") -> UsageError:
     """Return the error that names an unknown option and the nearest known one."""
     bare = name.lstrip("-").replace("_", "-")
-    known = [*OPTIONS, CONFIG_OPTION, *_OPPOSITES, *KERNEL, *IGNORED]
-    near = difflib.get_close_matches(bare, known, n=1)
+    # What is only ignored is nothing that anybody wants.
+    known = [*OPTIONS, CONFIG_OPTION, *_OPPOSITES, *KERNEL]
+    near = [
+        f"-o {each}" if each in KERNEL else each
+        for each in difflib.get_close_matches(bare, known, n=1)
+    ]
     hint = f": did you mean {near[0]!r}?" if near else "; --help lists all"
     return UsageError(f"{where}unknown option {name!r}{hint}")
 

@@ -58,6 +58,7 @@ def refusal(folder: Path, code: int, *args: str, **environ: str) -> str:
 
 def test_the_version_is_printed(folder: Path) -> None:
     assert allasfs(folder, "--version") == (0, f"allasfs {__version__}\n", "")
+    assert allasfs(folder, "mount", "--version") == (0, f"allasfs {__version__}\n", "")
 
 
 @pytest.mark.parametrize("command", ["mount", "umount", "status", "recover", "demo"])
@@ -69,6 +70,13 @@ def test_help_names_every_command_and_each_has_its_own(folder: Path, command: st
     assert status == 0
     assert f"allasfs {command}" in text
     assert "DIR" in text
+
+
+def test_help_is_a_command_too(folder: Path) -> None:
+    assert allasfs(folder, "help") == allasfs(folder, "--help")
+    for words in (["mount"], ["umount"], ["recover"], ["recover", "retry"]):
+        assert allasfs(folder, "help", *words) == allasfs(folder, *words, "--help")
+    assert "did you mean 'mount'" in refusal(folder, 2, "help", "moutn")
 
 
 @pytest.mark.parametrize("command", ["umount", "status", "recover", "demo"])

@@ -211,6 +211,7 @@ def test_sizes_are_shown_in_the_largest_whole_unit() -> None:
         (["--spoolsize", "1G"], ["'--spoolsize'", "'spool-size'"]),
         (["-o", "no-ttl"], ["'no-ttl'"]),
         (["-x"], ["'-x'"]),
+        (["--noexec"], ["'--noexec'", "'-o noexec'"]),
     ],
 )
 def test_an_unknown_option_names_itself_and_the_nearest_known_one(
@@ -218,6 +219,12 @@ def test_an_unknown_option_names_itself_and_the_nearest_known_one(
 ) -> None:
     line = refusal(*args)
     assert all(word in line for word in words), line
+
+
+def test_a_name_that_is_only_ignored_is_not_proposed() -> None:
+    for name in options.IGNORED:
+        assert f"did you mean '{name}'" not in refusal(f"--{name}")
+        assert f"did you mean '{name}'" not in refusal("-o", f"{name}x")
 
 
 def test_an_unknown_option_in_a_file_names_the_file(tmp_path: Path) -> None:
