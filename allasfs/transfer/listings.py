@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from cachetools import LRUCache
 
+from allasfs.config import Config
 from allasfs.deadline import Clock, current
 from allasfs.errors import AccessDenied, NotFound
 from allasfs.store.api import ContainerInfo, Kind, ObjectInfo, Page, Store
@@ -33,8 +34,6 @@ FLAT_OBJECTS = 10_000
 # A program that goes through a directory shall do so by one listing of it: of large ones, a listing
 # is believed longer by this share of the TTL for each 10,000 names (2 s of a minute).
 LONGER = 1 / 30
-# Names kept over all directories where nothing else is said (config.py: names).
-CACHED_NAMES = 2_000_000
 # An own change outweighs listings that were requested up to this long after it: Swift's container
 # servers may learn of an object later than the client that stored it.
 SETTLE_S = 30.0
@@ -145,7 +144,7 @@ class Listings:
         store: Store,
         *,
         ttl_s: float,
-        most_names: int = CACHED_NAMES,
+        most_names: int = Config.names,
         clock: Clock = time.monotonic,
     ) -> None:
         self._store = store
@@ -546,16 +545,6 @@ class Listings:
             if bucket in self._edits:
                 self._edits[bucket].pop(key, None)
             self._dirs.pop((bucket, _split(key)[0]), None)
-
-    def invalidate(self) -> None:
-        """Forget everything, so that the next look asks the store."""
-        with self._lock:
-            self._dirs.clear()
-            self._by_name.clear()
-            self._writable.clear()
-            self._denied_born = None
-            self._metadata.clear()
-            self._buckets_born = None
 
     def status(self) -> dict[str, int]:
         """Return how much is cached."""

@@ -309,16 +309,6 @@ def test_the_account_s_age_counts_from_the_request_as_well(
     assert sorted(listings.buckets()) == ["bucket", "new"]
 
 
-def test_invalidate_forgets_everything(store: MemStore, listings: Listings) -> None:
-    assert names(listings) == []
-    assert listings.bucket("other") is None
-    put_bytes(store, "bucket", "new", b"1")
-    store.create_container("other")
-    listings.invalidate()
-    assert names(listings) == ["new"]
-    assert listings.bucket("other") is not None
-
-
 def test_an_outdated_version_is_looked_up_again(store: MemStore, listings: Listings) -> None:
     put_bytes(store, "bucket", "d/a", b"1")
     names(listings, "d/")

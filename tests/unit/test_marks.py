@@ -267,7 +267,7 @@ def test_segments_stay_where_nobody_can_tell_who_else_has_them(
                 raise AccessDenied("bucket", "403")
 
         store.before = deny
-    fs.vfs._listings.invalidate()
+    fs.vfs._listings.subtree_outdated("bucket", "")
     fs.unlink(f"/bucket/{removed}")
     assert get_bytes(store, "bucket", left) == DATA
 

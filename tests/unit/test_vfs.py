@@ -645,7 +645,7 @@ def test_renaming_a_second_name_of_shared_segments_over_the_first_keeps_them(
     write_file(fs, "/bucket/a", b"a" * (3 * MIB))
     info = store.head("bucket", "a").info
     store.copy("bucket", info, ("bucket", "b"), manifest=True)
-    fs.vfs._listings.invalidate()
+    fs.vfs._listings.subtree_outdated("bucket", "")
     fs.rename("/bucket/b", "/bucket/a")
     assert read_file(fs, "/bucket/a") == b"a" * (3 * MIB)
 
@@ -783,7 +783,7 @@ def test_a_directory_whose_listing_is_not_at_hand_has_what_it_was_given(
     fs = mount(ttl_s=ttl_s)
     fs.mkdir("/bucket/d", 0o700)
     fs.utime("/bucket/d", 10**18)
-    fs.vfs._listings.invalidate()
+    fs.vfs._listings.subtree_outdated("bucket", "")
     fs.listdir("/bucket")
     store.forget_calls()
     found = fs.lstat("/bucket/d")
@@ -797,7 +797,7 @@ def test_a_link_is_an_object_of_its_own_type(fs: VfsFs, store: MemStore) -> None
     assert store.head("bucket", "link").info.content_type == SYMLINK_TYPE
     assert get_bytes(store, "bucket", "link") == b"some/target"
     put_bytes(store, "bucket", "theirs", b"x", content_type=SYMLINK_TYPE)
-    fs.vfs._listings.invalidate()
+    fs.vfs._listings.subtree_outdated("bucket", "")
     assert fs.readlink("/bucket/theirs") == "x"
 
 
@@ -1168,7 +1168,7 @@ def test_a_static_large_object_whose_segments_nobody_tells_can_be_removed(
     fs = mount(on=store)
     assert read_file(fs, "/bucket/a") == b"1"
     fs.unlink("/bucket/a")
-    fs.vfs._listings.invalidate()
+    fs.vfs._listings.subtree_outdated("bucket", "")
     assert fs.listdir("/bucket") == []
 
 
