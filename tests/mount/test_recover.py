@@ -153,6 +153,8 @@ def kill_in_close(
     served: Served, cloud: Cloud, swift: Connection, bucket: str, spool: Path, data: bytes
 ) -> None:
     """Write a large file, and kill the mount after close() has begun and before it ends."""
+    # Otherwise it is not there to be listed until the first segment goes up.
+    swift.put_container(f"{bucket}_segments")
     fd = os.open(served.path / bucket / "file", os.O_WRONLY | os.O_CREAT)
     for start in range(0, len(data), MIB):
         os.write(fd, data[start : start + MIB])
