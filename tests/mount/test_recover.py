@@ -142,6 +142,35 @@ def test_over_replaces_what_another_client_stored_meanwhile(
     assert kept(served) == []
 
 
+@pytest.mark.semantics("H2", "R13")
+def test_a_mount_that_gets_stuck_while_it_uploads_is_not_waited_for(
+    mount: MakeMount, bucket: str, swift: Connection, cloud: Cloud
+) -> None:
+    served = mount()
+    set_quota(swift, bucket, "10")
+    entry = write_over_quota(served, bucket, "file", b"larger than the quota")
+    pid = int(str(status(served)["pid"]))
+    before = status(served)["requests"]
+    cloud.pause_swift()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "allasfs", "recover", "retry", entry["id"]],
+            env=dict(served.environ),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until(lambda: status(served)["requests"] != before, "the mount asks the store")
+        os.kill(pid, signal.SIGSTOP)
+        _, lines = process.communicate(timeout=60)
+        assert process.returncode == 19
+        assert f"{entry['id']}: no answer" in lines
+        assert f"'kill -KILL {pid}'" in lines
+    finally:
+        served.kill()
+        cloud.resume_swift()
+    assert [each["id"] for each in kept(served)] == [entry["id"]]
+
+
 # -- killed ---------------------------------------------------------------------------------------
 
 
