@@ -142,6 +142,12 @@ class Memory:
         with self._room:
             return int(self._done.currsize)
 
+    @property
+    def held(self) -> int:
+        """Bytes of all extents at one moment, in flight and finished."""
+        with self._room:
+            return self._in_flight + int(self._done.currsize)
+
     def join(self) -> None:
         """One more reader shares the memory."""
         with self._room:

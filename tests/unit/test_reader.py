@@ -560,7 +560,7 @@ def test_many_threads_on_many_files_stay_within_the_memory_and_finish(
     memory = Memory(limit)
     seen: list[int] = []
     infos = [put_bytes(store, "b", f"{n}", CONTENT[n : n + size]) for n in range(8)]
-    store.before = lambda call: seen.append(memory.in_flight + memory.cached)
+    store.before = lambda call: seen.append(memory.held)
     readers = [Reader(store, memory, pool, "b", info, timeout_s=60.0) for info in infos]
 
     def work(number: int) -> None:
