@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from cachetools import LRUCache
 
@@ -430,20 +431,24 @@ class Listings:
             is_large = bucket in self._large
         if known is not None and known.count is not None:
             is_large = known.count > FLAT_OBJECTS
+        begun: list[Page] = []
         if not (is_large and not prefix):
-            pages: list[Page] = []
             count = 0
             for page in self._store.listing(bucket, prefix=prefix):
-                pages.append(page)
+                begun.append(page)
                 count += len(page)
                 if count > FLAT_OBJECTS:
                     with self._lock:
                         self._large.add(bucket)
                     break
             else:
-                return self._enter(bucket, prefix, pages, born, is_flat=True)
-        listing = self._store.listing(bucket, prefix=prefix, delimiter="/")
-        return self._enter(bucket, prefix, listing, born, is_flat=False)
+                return self._enter(bucket, prefix, begun, born, is_flat=True)
+        # Where nothing lies below, the listing by directories would have begun in the same way.
+        if any("/" in info.key[len(prefix) :] for page in begun for info in page.objects):
+            begun = []
+        marker = begun[-1].marker if begun else ""
+        rest = self._store.listing(bucket, prefix=prefix, delimiter="/", marker=marker)
+        return self._enter(bucket, prefix, chain(begun, rest), born, is_flat=False)
 
     def _enter(
         self, bucket: str, prefix: str, pages: Iterable[Page], born: float, *, is_flat: bool

@@ -569,6 +569,21 @@ def test_a_delimiter_cuts_names_to_prefixes(store: Store, bucket: str) -> None:
     assert level("nothing/") == ([], [])
 
 
+def test_a_listing_by_directories_may_begin_after_any_object(store: Store, bucket: str) -> None:
+    for key in ("d/", "d/a", "d/b", "d/b/x", "d/c/y", "d/e", "d/é", "e/a"):
+        put_bytes(store, bucket, key, b"1")
+
+    def after(marker: str) -> list[str]:
+        pages = list(store.listing(bucket, prefix="d/", delimiter="/", marker=marker))
+        found = [info.key for page in pages for info in page.objects]
+        return sorted(found + [subdir for page in pages for subdir in page.subdirs])
+
+    names = sorted(["d/", "d/a", "d/b", "d/b/", "d/c/", "d/e", "d/é"])
+    assert after("") == names
+    for name in ("d/", "d/a", "d/b", "d/e", "d/é"):
+        assert after(name) == names[names.index(name) + 1 :]
+
+
 def test_no_page_of_a_listing_is_empty_and_markers_go_on(store: Store, bucket: str) -> None:
     for number in range(12):
         put_bytes(store, bucket, f"{number:02d}/x", b"1")

@@ -166,6 +166,22 @@ def test_a_subtree_that_turns_out_to_be_large_is_listed_by_directory(
     assert len(names(listings, "d3/")) == 10
 
 
+def test_no_page_of_a_large_directory_without_others_in_it_is_asked_for_twice(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listings_module, "FLAT_OBJECTS", 10)
+    store = MemStore(clock_ns=clock.ns, capabilities=replace(OPENSTACK, listing_limit=10))
+    store.create_container("bucket")
+    put_bytes(store, "bucket", "d/", b"", content_type=DIRECTORY_TYPE)
+    for number in range(35):
+        put_bytes(store, "bucket", f"d/{number:02d}", b"1")
+    put_bytes(store, "bucket", "d/z/below", b"1")
+    listings = Listings(store, ttl_s=TTL_S, clock=clock)
+    store.forget_calls()
+    assert names(listings, "d/") == [*(f"{number:02d}" for number in range(35)), "z/"]
+    assert store.counts() == {"listing": 4}
+
+
 def test_sixteen_threads_cause_one_request(store: MemStore, listings: Listings) -> None:
     put_bytes(store, "bucket", "d/a", b"1")
     barrier = threading.Barrier(16)
