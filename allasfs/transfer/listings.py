@@ -47,6 +47,14 @@ SHADOWED = "~object"
 WAIT_S = 1.0
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a name is: a file, a directory, or nothing."""
+
+    file: ObjectInfo | None = None
+    is_dir: bool = False
+
+
 @dataclass
 class Directory:
     """The entries of one directory: files by name, and the names of directories."""
@@ -67,6 +75,10 @@ class Directory:
 
     def __len__(self) -> int:
         return 1 + len(self.files) + len(self.dirs)
+
+    def find(self, name: str) -> Found:
+        """Return what a name is here."""
+        return Found(self.files.get(name), name in self.dirs)
 
     def shown(self, name: str) -> str:
         """Return the name under which the object ``name`` of this directory is shown."""
@@ -103,14 +115,6 @@ class Directory:
             del self.files[self.shown(name)]
             self.files[name] = beside
         self.dirs.discard(name)
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a name is: a file, a directory, or nothing."""
-
-    file: ObjectInfo | None = None
-    is_dir: bool = False
 
 
 @dataclass(frozen=True)
@@ -223,6 +227,10 @@ class Listings:
         """Return a bucket that the account's listing shows; of another's account none may show."""
         if self._is_denied():
             return None
+        with self._lock:
+            if self._buckets_born is not None and self._is_fresh(self._buckets_born):
+                # Not from a copy of all: each look at a file comes by here.
+                return self._buckets.get(name)
         born = self._clock()
         try:
             return self.buckets().get(name)
@@ -294,12 +302,15 @@ class Listings:
             return Found(is_dir=True)
         parent, _, name = key.rpartition("/")
         prefix = f"{parent}/" if parent else ""
-        known = self._cached(bucket, prefix)
-        if known is None and parent and not self._may_exist(bucket, parent):
-            return Found()
-        directory = known or self.directory(bucket, prefix)
         with self._lock:
-            return Found(directory.files.get(name), name in directory.dirs)
+            known = self._fresh(bucket, prefix)
+            if known is not None:
+                return known.find(name)
+        if parent and not self._may_exist(bucket, parent):
+            return Found()
+        directory = self.directory(bucket, prefix)
+        with self._lock:
+            return directory.find(name)
 
     def _may_exist(self, bucket: str, key: str) -> bool:
         """Whether cached listings allow a directory of this key: asks nobody."""
