@@ -41,7 +41,8 @@ def _about(results: Results) -> str:
     programs = ", ".join(f"{name} {version}" for name, version in versions.items())
     about = (
         f"Measured from {_minute(results['began'])} to {_minute(results['ended'])} UTC at commit"
-        f" {results['commit']}, in up to {results['runs']} rounds, on {machine['cores']} cores"
+        f" {results['commit']} by `make bench RUNS={results['runs']}"
+        f" PATIENCE={results['patience_s']:g}` on {machine['cores']} cores"
         f" ({machine['processor']}) with {machine['memory_gib']} GiB of memory,"
         f" {machine['system']}, kernel {machine['kernel']}; the page cache was {cache} before each"
         " task."

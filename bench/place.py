@@ -127,7 +127,8 @@ class Place:
             del self.running[process]
             if code:
                 complaints.seek(0)
-                said = complaints.read().decode(errors="replace").strip()[-300:]
+                said = complaints.read().decode(errors="replace").strip()
+                said = said.replace(f"{self.mount}/", "")[-300:]
                 name = Path(str(process.args[0])).name  # type: ignore[index]
                 raise ProgramError(f"{name} ended with status {code}: {said}")
 
