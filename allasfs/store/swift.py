@@ -73,6 +73,9 @@ LONGEST_WAIT_S = 8.0
 # A call that meets so many 401 is refused: the first is repeated at once with a new token, the rest
 # after pauses, 1.5 s in all. RGW gives 401 to good tokens while it cannot ask Keystone (measured).
 MOST_REFUSALS = 6
+# The answer to a POST has the time at which it was made. After this it may be another one than the
+# version's, which ObjectInfo.same_version tells by a second.
+SURE_OF_TIME_S = 0.9
 # OpenStack Swift moves the bytes of a COPY and says nothing meanwhile; so fast, or faster.
 COPIED_BYTES_PER_S = 10 * 1024 * 1024
 # RGW handles 1024 names of one bulk request and says nothing of the rest (measured, 16.2).
@@ -576,8 +579,18 @@ class SwiftStore:
         request = _Request(
             "POST", _path(container, key), headers=sent, subject=f"{container}/{key}"
         )
+        began_s = time.monotonic()
         date = self._send(request).headers.get("date", "")
-        return replace(head.info, mtime_ns=wire.header_time_ns({"last-modified": date}))
+        posted = replace(head.info, mtime_ns=wire.header_time_ns({"last-modified": date}))
+        if time.monotonic() - began_s < SURE_OF_TIME_S:
+            return posted
+        try:
+            now = self.head(container, key).info
+        except FsError as exc:
+            # It is done all the same. Its metadata will be asked for again.
+            log.info("%s/%s: the time of its new metadata is not known: %s", container, key, exc)
+            return posted
+        return replace(posted, mtime_ns=now.mtime_ns) if now.etag == posted.etag else posted
 
     def copy(
         self,

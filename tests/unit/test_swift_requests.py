@@ -7,6 +7,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -134,6 +136,37 @@ BUCKET = answer(204, b"", {"X-Container-Object-Count": "1", "X-Container-Bytes-U
 
 
 # -- retries --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("took_s", "answers", "mtime_ns"),
+    [
+        (0.1, [], 1767323045 * 10**9),
+        (
+            2.0,
+            [answer(200, b"", {"Etag": "e", "X-Timestamp": "1767323043.25"})],
+            1767323043250 * 10**6,
+        ),
+        # Another client's version.
+        (2.0, [answer(200, b"", {"Etag": "f", "X-Timestamp": "1767323044.0"})], 1767323045 * 10**9),
+        (2.0, [answer(403)], 1767323045 * 10**9),
+    ],
+)
+def test_the_time_of_a_slow_post_is_asked_for(
+    server: ScriptedServer,
+    store: SwiftStore,
+    monkeypatch: pytest.MonkeyPatch,
+    took_s: float,
+    answers: list[bytes],
+    mtime_ns: int,
+) -> None:
+    ticks = count(0.0, took_s)
+    fake = SimpleNamespace(monotonic=lambda: next(ticks), time_ns=time.time_ns, sleep=time.sleep)
+    monkeypatch.setattr(swift_module, "time", fake)
+    server.script(answer(202, b"", {"Date": DATE}), *answers)
+    posted = store.post("b", ObjectHead(PLAIN, {}), {"a": "b"})
+    assert posted == replace(PLAIN, mtime_ns=mtime_ns)
+    assert len(server.received) == 1 + len(answers)
 
 
 @verbs
