@@ -185,7 +185,7 @@ class Listings:
         """Return the account's buckets by name."""
         while True:
             with self._lock:
-                if self._buckets_born is not None and self._is_fresh(self._buckets_born):
+                if self._is_fresh(self._buckets_born):
                     return dict(self._buckets)
                 if ("", "") in self._fetching:
                     self._wait("the account")
@@ -207,7 +207,7 @@ class Listings:
             return bucket
         with self._lock:
             born, bucket = self._by_name.get(name, (None, None))
-        if born is not None and self._is_fresh(born):
+        if self._is_fresh(born):
             return bucket
         born = self._clock()
         try:
@@ -228,7 +228,7 @@ class Listings:
         if self._is_denied():
             return None
         with self._lock:
-            if self._buckets_born is not None and self._is_fresh(self._buckets_born):
+            if self._is_fresh(self._buckets_born):
                 # Not from a copy of all: each look at a file comes by here.
                 return self._buckets.get(name)
         born = self._clock()
@@ -242,7 +242,7 @@ class Listings:
     def _is_denied(self) -> bool:
         """Whether the account's listing was refused a short while ago."""
         with self._lock:
-            return self._denied_born is not None and self._is_fresh(self._denied_born)
+            return self._is_fresh(self._denied_born)
 
     def may_write(self, name: str) -> bool:
         """Whether objects may be stored in a bucket: asked once per TTL of another project's."""
@@ -250,7 +250,7 @@ class Listings:
             return True
         with self._lock:
             born, may = self._writable.get(name, (None, True))
-        if born is not None and self._is_fresh(born):
+        if self._is_fresh(born):
             return may
         born = self._clock()
         may = self._store.may_write(name)
@@ -262,7 +262,7 @@ class Listings:
         """Return the metadata of an existing bucket, at most one TTL old."""
         with self._lock:
             born, metadata = self._metadata.get(name, (None, {}))
-        if born is not None and self._is_fresh(born):
+        if self._is_fresh(born):
             return metadata
         born = self._clock()
         metadata = self._store.head_container(name).metadata or {}
@@ -386,8 +386,11 @@ class Listings:
             self._fetching.discard(key)
             self._changed.notify_all()
 
-    def _is_fresh(self, born: float, names: int = 0) -> bool:
-        return self._clock() - born < self._ttl_s * (1 + names // 10_000 * LONGER)
+    def _is_fresh(self, born: float | None, names: int = 0) -> bool:
+        """Whether what was requested then, if at all, is still believed."""
+        return born is not None and self._clock() - born < self._ttl_s * (
+            1 + names // 10_000 * LONGER
+        )
 
     def _fresh(self, bucket: str, prefix: str) -> Directory | None:
         known = self._dirs.get((bucket, prefix))

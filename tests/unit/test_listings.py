@@ -11,7 +11,7 @@ import pytest
 
 from allasfs.deadline import within
 from allasfs.errors import NotFound, TimedOut, Unavailable
-from allasfs.store.api import DIRECTORY_TYPE, Page
+from allasfs.store.api import DIRECTORY_TYPE, Capabilities, Page
 from allasfs.transfer import listings as listings_module
 from allasfs.transfer.listings import Found, Listings
 from tests.fakes.clock import FakeClock
@@ -30,6 +30,13 @@ def store(clock: FakeClock) -> MemStore:
 @pytest.fixture
 def listings(store: MemStore, clock: FakeClock) -> Listings:
     return Listings(store, ttl_s=TTL_S, clock=clock)
+
+
+def paged(clock: FakeClock, kind: Capabilities, limit: int) -> tuple[MemStore, Listings]:
+    """Return a store that lists so many names at once, with its listings."""
+    store = MemStore(clock_ns=clock.ns, capabilities=replace(kind, listing_limit=limit))
+    store.create_container("bucket")
+    return store, Listings(store, ttl_s=TTL_S, clock=clock)
 
 
 def names(listings: Listings, prefix: str = "", bucket: str = "bucket") -> list[str]:
@@ -136,11 +143,9 @@ def test_a_bucket_that_proved_large_is_listed_by_directory_from_then_on(
 ) -> None:
     monkeypatch.setattr(listings_module, "FLAT_OBJECTS", 10)
     # Its listing of the account tells no figures.
-    store = MemStore(clock_ns=clock.ns, capabilities=replace(RGW, listing_limit=8))
-    store.create_container("bucket")
+    store, listings = paged(clock, RGW, 8)
     for number in range(20):
         put_bytes(store, "bucket", f"d{number}/x", b"1")
-    listings = Listings(store, ttl_s=TTL_S, clock=clock)
     asked = []
     for _ in range(2):
         store.forget_calls()
@@ -155,11 +160,9 @@ def test_a_subtree_that_turns_out_to_be_large_is_listed_by_directory(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listings_module, "FLAT_OBJECTS", 10)
-    store = MemStore(clock_ns=clock.ns, capabilities=replace(OPENSTACK, listing_limit=10))
-    store.create_container("bucket")
+    store, listings = paged(clock, OPENSTACK, 10)
     for number in range(60):
         put_bytes(store, "bucket", f"d{number % 6}/{number:02d}", b"1")
-    listings = Listings(store, ttl_s=TTL_S, clock=clock)
     assert names(listings) == [f"d{n}/" for n in range(6)]
     # Two pages to see that it is large, one of prefixes.
     assert store.counts() == {"create_container": 1, "put": 60, "listing": 3}
@@ -170,13 +173,11 @@ def test_no_page_of_a_large_directory_without_others_in_it_is_asked_for_twice(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listings_module, "FLAT_OBJECTS", 10)
-    store = MemStore(clock_ns=clock.ns, capabilities=replace(OPENSTACK, listing_limit=10))
-    store.create_container("bucket")
+    store, listings = paged(clock, OPENSTACK, 10)
     put_bytes(store, "bucket", "d/", b"", content_type=DIRECTORY_TYPE)
     for number in range(35):
         put_bytes(store, "bucket", f"d/{number:02d}", b"1")
     put_bytes(store, "bucket", "d/z/below", b"1")
-    listings = Listings(store, ttl_s=TTL_S, clock=clock)
     store.forget_calls()
     assert names(listings, "d/") == [*(f"{number:02d}" for number in range(35)), "z/"]
     assert store.counts() == {"listing": 4}
