@@ -7,7 +7,7 @@ The two calls that come with each write(2) are answered here with less work than
 
 A call comes from a thread of libfuse, which is none of Python's: for each, Python makes the state
 of a thread and removes it when the call returns, with a mapping of memory each time. Here the state
-stays until the thread ends: a stat(2) that the kernel asks for took 62 µs, and takes 32 µs.
+stays until the thread ends.
 """
 
 from __future__ import annotations
