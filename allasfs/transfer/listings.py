@@ -632,21 +632,41 @@ class Listings:
                 directory.marker = info
             return
         directory = self._dirs.get((bucket, prefix))
+        if directory is not None:
+            listed = directory.typed.get(name) or directory.listed(name)
+            if listed is not None and not edit.outweighs(listed, born):
+                return
         if info.is_marker:
-            self._make_way(bucket, f"{info.key}/")
             if directory is not None:
+                # What it replaced is not beside it.
+                if directory.listed(name) is not None:
+                    del directory.files[directory.shown(name)]
                 directory.typed[name] = info
+            self._make_way(bucket, f"{info.key}/")
             return
-        if directory is None:
-            return
-        listed = directory.listed(name)
-        if listed is not None and not edit.outweighs(listed, born):
+        if directory is None or not self._marker_replaced(bucket, directory, name):
             return
         if name in directory.dirs:
             directory.set_aside(name, info)
         else:
             directory.files[name] = info
         self._dirs[bucket, prefix] = directory
+
+    def _marker_replaced(self, bucket: str, directory: Directory, name: str) -> bool:
+        """Forget a marker without slash that a file replaced, and the directory if it was all of it.
+
+        Return whether it is known what lies below; otherwise the next look asks (locked).
+        """
+        if directory.typed.pop(name, None) is None:
+            return True
+        below = self._fresh(bucket, f"{directory.prefix}{name}/")
+        if below is None:
+            self._dirs.pop((bucket, directory.prefix), None)
+            return False
+        if len(below) == 1 and below.marker is None and not below.hidden:
+            del self._dirs[bucket, below.prefix]
+            directory.remove_dir(name)
+        return True
 
     def _make_way(self, bucket: str, prefix: str) -> None:
         """Enter a directory and those above it where their parent is cached (locked)."""

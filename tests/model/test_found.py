@@ -367,3 +367,37 @@ def test_a_directory_that_another_client_removed_cannot_be_renamed(
     with pytest.raises(NotFound):
         fs.rename("/bucket/d", "/bucket/e")
     assert store.keys("bucket") == []
+
+
+def open_and_list_a_marker_of_the_same_name(fs: VfsFs, store: MemStore, clock: FakeClock) -> int:
+    """Another client marks a directory where this mount is about to store a file."""
+    assert fs.listdir("/bucket") == []
+    put_bytes(store, "bucket", "a.b", content_type=DIRECTORY_TYPE)
+    fd = fs.open("/bucket/a.b", os.O_WRONLY | os.O_CREAT)
+    clock.advance(TTL_S + 1)
+    assert fs.listdir("/bucket") == ["a.b"]
+    return fd
+
+
+def test_a_file_that_replaced_the_marker_of_a_directory_is_a_file(
+    fs: VfsFs, store: MemStore, clock: FakeClock
+) -> None:
+    fs.close(open_and_list_a_marker_of_the_same_name(fs, store, clock))
+    assert stat.S_ISREG(fs.lstat("/bucket/a.b").mode)
+    assert fs.listdir("/bucket") == ["a.b"]
+    assert read_file(fs, "/bucket/a.b") == b""
+
+
+def test_a_directory_that_holds_more_than_its_replaced_marker_stays(
+    fs: VfsFs, store: MemStore, clock: FakeClock
+) -> None:
+    put_bytes(store, "bucket", "other", b"")
+    fs.listdir("/bucket")
+    put_bytes(store, "bucket", "a.b/c", b"")
+    fd = fs.open("/bucket/a.b", os.O_WRONLY | os.O_CREAT)
+    put_bytes(store, "bucket", "a.b", content_type=DIRECTORY_TYPE)
+    clock.advance(TTL_S + 1)
+    fs.listdir("/bucket")
+    fs.close(fd)
+    assert sorted(fs.listdir("/bucket")) == ["a.b", "a.b~object", "other"]
+    assert fs.listdir("/bucket/a.b") == ["c"]

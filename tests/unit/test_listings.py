@@ -738,3 +738,43 @@ def test_an_own_object_that_a_listing_lacks_yet_is_asked_for_once_and_shown(
     store.listing = lagging  # type: ignore[method-assign]
     assert names(listings) == ["a"]
     assert len(store.calls("head")) == 1
+
+
+# -- a file where there was a marker without slash ------------------------------------------------
+
+
+@pytest.mark.parametrize("below", [[], ["d/x"]], ids=["alone", "with entries"])
+@pytest.mark.parametrize("flat", [10_000, 0], ids=["flat", "by directories"])
+def test_a_file_replaces_the_marker_of_its_name(
+    store: MemStore,
+    listings: Listings,
+    monkeypatch: pytest.MonkeyPatch,
+    flat: int,
+    below: list[str],
+) -> None:
+    monkeypatch.setattr(listings_module, "FLAT_OBJECTS", flat)
+    put_bytes(store, "bucket", "d", content_type=DIRECTORY_TYPE)
+    for key in below:
+        put_bytes(store, "bucket", key, b"")
+    assert names(listings) == ["d/"]
+    listings.stored("bucket", put_bytes(store, "bucket", "d", b"1"))
+    assert names(listings) == (["d/", "d~object"] if below else ["d"])
+    assert listings.find("bucket", "d").is_dir == bool(below)
+    assert listings.markers("bucket", "d/") == []
+
+
+def test_a_marker_that_another_client_put_over_an_own_file_is_no_file(
+    store: MemStore, listings: Listings, clock: FakeClock
+) -> None:
+    listings.stored("bucket", put_bytes(store, "bucket", "d", b"1"))
+    clock.advance(3)
+    put_bytes(store, "bucket", "d", content_type=DIRECTORY_TYPE)
+    assert names(listings) == ["d/"]
+    assert listings.find("bucket", "d") == Found(is_dir=True)
+
+
+def test_an_own_marker_replaces_the_file_of_its_name(store: MemStore, listings: Listings) -> None:
+    put_bytes(store, "bucket", "d", b"1")
+    assert names(listings) == ["d"]
+    listings.stored("bucket", put_bytes(store, "bucket", "d", content_type=DIRECTORY_TYPE))
+    assert names(listings) == ["d/"]
