@@ -653,7 +653,7 @@ class Listings:
         self._dirs[bucket, prefix] = directory
 
     def _marker_replaced(self, bucket: str, directory: Directory, name: str) -> bool:
-        """Forget a marker without slash that a file replaced, and the directory if it was all of it.
+        """Forget a marker without slash that a file replaced, and the directory if that was all.
 
         Return whether it is known what lies below; otherwise the next look asks (locked).
         """

@@ -224,8 +224,13 @@ class FileCalls(Machine):
 
     def is_refused(self, file: File) -> bool:
         """Whether O_EXCL keeps a new file from replacing what another client made meanwhile."""
-        is_asked = file.is_exclusive and file.is_new
-        return is_asked and not self.is_rgw and file.key in self.names.now
+        is_asked = file.is_exclusive and file.is_new and not self.is_rgw
+        return is_asked and file.key in self.names.now and not self.is_own(file)
+
+    def is_own(self, file: File) -> bool:
+        """Whether the store has what an upload of a new file left there, though it failed."""
+        now = None if file.key is None else self.names.now.get(file.key)
+        return now is not None and now.number == file.tried
 
     def uploaded(self, file: File, outcome: Outcome) -> None:
         """A dirty file was stored, or why not."""
@@ -238,8 +243,11 @@ class FileCalls(Machine):
             return
         version = file.as_version(self.new_number())
         self.settle(outcome, {file.key: version})
+        now = self.names.now.get(file.key)
         if outcome.is_ok:
             file.uploaded(version)
+        elif now is not None and now.number == version.number:
+            file.tried = now.number
 
     @rule(name=picks("file", "free"), size=sizes)
     @operation

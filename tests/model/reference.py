@@ -189,6 +189,8 @@ class File:
     is_dirty: bool = False
     # Its first upload replaces nothing, where the server can see to that.
     is_exclusive: bool = False
+    # The number of the version that an upload stored without an answer that said so.
+    tried: int | None = None
     handles: int = 0
 
     @classmethod

@@ -401,3 +401,33 @@ def test_a_directory_that_holds_more_than_its_replaced_marker_stays(
     fs.close(fd)
     assert sorted(fs.listdir("/bucket")) == ["a.b", "a.b~object", "other"]
     assert fs.listdir("/bucket/a.b") == ["c"]
+
+
+@pytest.mark.parametrize("then", ["close", "unlink"])
+def test_an_exclusive_file_knows_its_own_upload_that_was_not_confirmed(
+    fs: VfsFs, store: MemStore, then: str
+) -> None:
+    fd = fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    fs.pwrite(fd, b"1", 0)
+    store.fail_next(Unavailable("bucket/a", "busy"), "put", is_done=True)
+    with pytest.raises(Unavailable):
+        fs.fsync(fd)
+    assert store.keys("bucket") == ["a"]
+    if then == "unlink":
+        fs.unlink("/bucket/a")
+    fs.close(fd)
+    assert store.keys("bucket") == fs.listdir("/bucket") == ([] if then == "unlink" else ["a"])
+
+
+def test_a_new_file_that_is_unlinked_leaves_what_another_client_put_there(
+    fs: VfsFs, store: MemStore
+) -> None:
+    fd = fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    fs.pwrite(fd, b"1", 0)
+    store.fail_next(Unavailable("bucket/a", "busy"), "put", is_done=True)
+    with pytest.raises(Unavailable):
+        fs.fsync(fd)
+    put_bytes(store, "bucket", "a", b"theirs")
+    fs.unlink("/bucket/a")
+    fs.close(fd)
+    assert get_bytes(store, "bucket", "a") == b"theirs"
