@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 EVERYWHERE = ("loopback", "slow")
 LOOPBACK = ("loopback",)
@@ -12,6 +13,11 @@ SLOW = ("slow",)
 # The medians of one task on one line: figures by client. And those of all tasks.
 Medians = Mapping[str, Mapping[str, float]]
 AllMedians = Mapping[str, Medians]
+# After how many seconds a client was ended that did not get through a task.
+Ended = Mapping[str, float]
+NOBODY: Ended = MappingProxyType({})
+# The figure that is more than this.
+ENDED_FIGURE = "seconds"
 
 # Beside what a figure is held, other than a client, or a figure of another task (TASK/FIGURE).
 PEERS = "peers"
@@ -37,12 +43,16 @@ class Bar:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a bar was met: ``value`` beside ``other``, a ratio of at most ``bar.factor`` wanted."""
+    """How a bar was met: ``value`` beside ``other``, a ratio of at most ``bar.factor`` wanted.
+
+    ``is_ended``: the other was ended after ``other`` seconds; the true ratio is less than this one.
+    """
 
     bar: Bar
     value: float | None
     other: float | None
     other_name: str
+    is_ended: bool = False
 
     @property
     def ratio(self) -> float | None:
@@ -54,30 +64,25 @@ class Verdict:
     @property
     def is_met(self) -> bool | None:
         """Whether the bar is met; None when that was not measured."""
-        return None if self.ratio is None else self.ratio <= self.bar.factor
+        if self.ratio is None or (self.is_ended and self.ratio > self.bar.factor):
+            return None
+        return self.ratio <= self.bar.factor
 
 
-def best_peer(medians: Medians, figure: str, peers: frozenset[str]) -> tuple[float | None, str]:
-    """Return the lowest figure of the peers, and whose it is."""
-    found = [
-        (figures[figure], name)
-        for name, figures in medians.items()
-        if name in peers and figure in figures
-    ]
-    return min(found) if found else (None, "")
-
-
-def judge(bar: Bar, task: str, found: AllMedians, peers: frozenset[str]) -> Verdict:
-    """Hold one bar of a task to the medians."""
+def judge(
+    bar: Bar, task: str, found: AllMedians, peers: frozenset[str], ended: Ended = NOBODY
+) -> Verdict:
+    """Hold one bar of a task to the medians, or to when the others were ``ended``."""
     medians = found.get(task, {})
     value = medians.get(bar.client, {}).get(bar.figure)
     if bar.against == LIMIT:
         return Verdict(bar, value, 1.0, LIMIT)
-    if bar.against == PEERS:
-        other, name = best_peer(medians, bar.figure, peers)
-        return Verdict(bar, value, other, name)
     another, _, figure = bar.against.partition("/")
     if figure:
         other = found.get(another, {}).get(bar.client, {}).get(figure)
         return Verdict(bar, value, other, another)
-    return Verdict(bar, value, medians.get(bar.against, {}).get(bar.figure), bar.against)
+    others = peers if bar.against == PEERS else {bar.against}
+    least = [(s, name, True) for name, s in ended.items() if bar.figure == ENDED_FIGURE]
+    least += [(of[bar.figure], name, False) for name, of in medians.items() if bar.figure in of]
+    nobody = (None, "" if bar.against == PEERS else bar.against, False)
+    return Verdict(bar, value, *min((each for each in least if each[1] in others), default=nobody))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.bars import EVERYWHERE, LIMIT
-from bench.report import Results, absent, notes, short, spoken
+from bench.report import Results, absent, bounds, notes, short, spoken
 from bench.tasks import TASKS
 
 PATH = Path(__file__).parents[1] / "docs" / "PERFORMANCE.md"
@@ -65,8 +65,9 @@ def _row(bar: Results) -> str:
         cells += ["", "", f"at most {bar['at_most']:g}"]
     else:
         beside = spoken(bar["against"]) if bar["against"] else "no peer"
-        cells.append(f"{short(bar['other'])} {beside}")
-        cells += [short(bar["ratio"]), f"at most {bar['at_most']:.2f}"]
+        more, less = bounds(bar)
+        cells.append(f"{more}{short(bar['other'])} {beside}")
+        cells += [less + short(bar["ratio"]), f"at most {bar['at_most']:.2f}"]
     return f"| {' | '.join([*cells, verdict])} |"
 
 

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.bars import ENDED_FIGURE, Bar
 from bench.records import TOO_LONG, Key, Record
 
 # The figure that stands for a task: the first of these that it has.
@@ -16,6 +17,8 @@ HEADLINES = ("seconds", "cold_seconds")
 # long.
 ENDED_FACTOR = 10.0
 ENDED_S = 30.0
+# As much longer than decides a bar: the next rounds may be slower.
+DECIDED_FACTOR = 1.25
 # What takes more than so many times what Pace says is measured so often.
 RUNS = ((10.0, 1), (3.0, 2), (1.0, 3))
 # Why what took longer than a limit is not measured again.
@@ -80,15 +83,26 @@ class Plan:
             return f"it failed {FAILURES} times in succession"
         return self._pace.why_not(run, min((record.took_s for record in mine), default=0.0))
 
-    def limit_s(self, line: str, task: str) -> float:
-        """Return after how long a client is ended: it is far slower than the fastest."""
+    def limit_s(self, line: str, task: str, bars: Iterable[Bar] = ()) -> float:
+        """Return after how long a client is ended: it is far slower than the fastest.
+
+        No sooner than is certain that allasfs meets the ``bars`` beside it.
+        """
         times = [
             value
             for record in self._on(line, task)
             # What mounts is compared with what mounts.
             if (value := headline(record.figures)) is not None and "idle_mib" in record.figures
         ]
-        return max(ENDED_S, ENDED_FACTOR * min(times)) if times else math.inf
+        if not times:
+            return math.inf
+        decided = [
+            DECIDED_FACTOR * record.figures[bar.figure] / bar.factor
+            for bar in bars
+            for record in self._of(line, task, bar.client)
+            if bar.figure == ENDED_FIGURE and bar.figure in record.figures and line in bar.lines
+        ]
+        return max(ENDED_S, ENDED_FACTOR * min(times), *decided)
 
     def seconds(self, keys: Iterable[Key]) -> float | None:
         """Return about how long these measurements take; None when nothing is known."""

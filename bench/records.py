@@ -30,6 +30,8 @@ class Record:
     error: str = ""
     # All of it, with the preparation and the mount.
     took_s: float = 0.0
+    # When the task was ended; 0: it was not.
+    ended_s: float = 0.0
 
     @property
     def key(self) -> Key:

@@ -43,7 +43,7 @@ def as_json(
             found = medians(records)
             result[line] = {
                 "medians": found,
-                "bars": _bars(found, line, peers),
+                "bars": _bars(found, line, peers, _ended(records)),
                 "runs": _runs(records),
                 "left_out": _left_out(
                     log.records, line, settings["runs"], Pace(settings["patience_s"])
@@ -79,9 +79,20 @@ def medians(records: Iterable[Record]) -> Medians:
     }
 
 
-def _bars(found: Medians, line: str, peers: frozenset[str]) -> list[dict[str, Any]]:
+def _ended(records: Iterable[Record]) -> dict[str, dict[str, float]]:
+    """Return after how many seconds clients were ended: task, client."""
+    ended: dict[str, dict[str, float]] = {}
+    for record in records:
+        if record.ended_s:
+            ended.setdefault(record.task, {})[record.client] = record.ended_s
+    return ended
+
+
+def _bars(
+    found: Medians, line: str, peers: frozenset[str], ended: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
     return [
-        _bar(task, judge(bar, task, found, peers))
+        _bar(task, judge(bar, task, found, peers, ended.get(task, {})))
         for task in found
         for bar in TASKS[task].bars
         if line in bar.lines
@@ -97,6 +108,7 @@ def _bar(task: str, verdict: Verdict) -> dict[str, Any]:
         "value": verdict.value,
         "against": verdict.other_name,
         "other": verdict.other,
+        "is_ended": verdict.is_ended,
         "at_most": bar.factor,
         "ratio": verdict.ratio,
         "met": verdict.is_met,
@@ -167,7 +179,8 @@ def _bar_row(bar: Results) -> list[str]:
     if bar["against"] == LIMIT:
         row += ["", "", "", f"<= {bar['at_most']:g}"]
     else:
-        row += [short(bar["other"]), bar["against"], short(bar["ratio"])]
+        more, less = bounds(bar)
+        row += [more + short(bar["other"]), bar["against"], less + short(bar["ratio"])]
         row.append(f"<= {bar['at_most']:.2f}")
     return [*row, VERDICTS[bar["met"]]]
 
@@ -228,6 +241,11 @@ def short(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def bounds(bar: Results) -> tuple[str, str]:
+    """Return what stands before the other's figure and before the ratio: it may have been ended."""
+    return ("> ", "< ") if bar["is_ended"] else ("", "")
 
 
 def spoken(client: str) -> str:

@@ -56,8 +56,9 @@ class Runner:
         self._place = Place(site, sizes, folder / "local")
         self._place.local.mkdir()
         self._is_warm = False
-        # The limit of this measurement.
+        # The limit of this measurement, and whether all but comparing bytes is over.
         self._now_s = limit_s
+        self._is_done = False
 
     def prepare(self, tasks: Sequence[Task]) -> None:
         """Put into the store what these tasks need."""
@@ -71,7 +72,7 @@ class Runner:
             plan = Plan(log.records, pace=pace)
             if key in log or plan.why_not(line, task.name, name, run):
                 continue
-            self._now_s = min(self._limit_s, plan.limit_s(line, task.name))
+            self._now_s = min(self._limit_s, plan.limit_s(line, task.name, task.bars))
             record = self._one(task, name, run)
             if gone := ", ".join(self._place.site.cloud.dead_services()):
                 record.figures = {}
@@ -95,6 +96,7 @@ class Runner:
         place.checks = run == 0 and not (task.bucket == lines.FILES and place.site.line.bytes_per_s)
         place.site.bucket = task.bucket
         place.later.clear()
+        self._is_done = False
         began = time.monotonic()
         try:
             if not self._is_warm:
@@ -107,6 +109,8 @@ class Runner:
             record.figures = self._raw(task) if client == RAW else self._mounted(task, client)
         except Exception as exc:
             record.error = _told(exc)
+            if isinstance(exc, TimeoutError) and not self._is_done:
+                record.ended_s = self._now_s
         try:
             for prefix in task.leaves:
                 place.site.remove(prefix)
@@ -150,6 +154,7 @@ class Runner:
 
     def _completed(self, task: Task, figures: Figures) -> Figures:
         """Add the requests, and what the figures are for each byte that the program moved."""
+        self._is_done = True
         requests = self._place.site.requests()
         sent = sum(request.sent_bytes for request in requests)
         figures["requests"] = len(requests)

@@ -10,11 +10,11 @@ from typing import cast
 import pytest
 
 from bench import document, report
-from bench.bars import LIMIT, PEERS, RAW, Bar, judge
+from bench.bars import LIMIT, LOOPBACK, PEERS, RAW, Bar, judge
 from bench.data import Sizes
 from bench.lines import Site
 from bench.place import Place, ProgramError
-from bench.plan import ENDED_FACTOR, ENDED_S, Pace, Plan, in_turn
+from bench.plan import DECIDED_FACTOR, ENDED_FACTOR, ENDED_S, Pace, Plan, in_turn
 from bench.records import TOO_LONG, Log, Record
 
 PEER_NAMES = frozenset({"rclone", "s3fs"})
@@ -55,6 +55,13 @@ def test_what_is_far_slower_than_the_fastest_mount_is_ended() -> None:
     quick = Plan([record(RAW, 0, 0.01), record("allasfs", 0, 1.0), record("rclone", 0, 9.0)])
     assert quick.limit_s("slow", "ls") == ENDED_S
     assert Plan([record("allasfs", 0, 60)]).limit_s("slow", "ls") == 60 * ENDED_FACTOR
+
+
+def test_nobody_is_ended_before_a_bar_is_decided() -> None:
+    bars = [Bar("seconds", 0.2, "s3fs"), Bar("seconds", 0.01, lines=LOOPBACK)]
+    plan = Plan([record("rclone", 0, 2.0), record("allasfs", 0, 8.0)])
+    assert plan.limit_s("slow", "ls", bars) == 8 / 0.2 * DECIDED_FACTOR
+    assert plan.limit_s("slow", "ls") == ENDED_S
 
 
 def test_what_failed_twice_in_succession_or_took_too_long_is_not_tried_again() -> None:
@@ -123,6 +130,25 @@ def test_a_bar_is_held_to_the_best_peer_to_another_task_or_to_a_limit() -> None:
     assert limit.is_met is True
     missing = judge(Bar("seconds", 1, RAW), "read4", found, PEER_NAMES)
     assert missing.is_met is None
+
+
+@pytest.mark.parametrize(
+    ("factor", "rclone_s", "is_met"),
+    [(0.1, None, True), (0.01, None, None), (0.1, 25.0, True), (0.05, 25.0, False)],
+)
+def test_a_peer_that_was_ended_takes_longer_than_that(
+    factor: float, rclone_s: float | None, is_met: bool | None
+) -> None:
+    found = {"small": {"allasfs": {"seconds": 2.0}}}
+    if rclone_s is not None:
+        found["small"]["rclone"] = {"seconds": rclone_s}
+    ended = {"s3fs": 30.0, "rclone-fast": 40.0, RAW: 1.0}
+    verdict = judge(Bar("seconds", factor), "small", found, PEER_NAMES, ended)
+    assert verdict.is_met is is_met
+    assert verdict.other == (rclone_s or 30.0)
+    assert verdict.is_ended is (rclone_s is None)
+    assert judge(Bar("seconds", 0.1, "s3fs"), "small", found, PEER_NAMES, ended).is_met is True
+    assert judge(Bar("p95_ms", 0.1, "s3fs"), "small", found, PEER_NAMES, ended).is_met is None
 
 
 def test_figures_failures_and_what_was_left_out_are_told(tmp_path: Path) -> None:
