@@ -17,7 +17,15 @@ from bench.tasks import TASKS, Task
 Results = Mapping[str, Any]
 Medians = dict[str, dict[str, dict[str, float]]]
 
-TIMES = ("seconds", "cold_seconds", "warm_seconds", "close_seconds", "median_ms", "p95_ms")
+TIMES = (
+    "seconds",
+    "cold_seconds",
+    "warm_seconds",
+    "close_seconds",
+    "median_ms",
+    "p95_ms",
+    "ms_per_name",
+)
 USED = ("cpu_s", "cpu_s_per_gib", "idle_mib", "peak_mib", "requests", "sent_mib")
 VERDICTS = {True: "met", False: "MISSED", None: "-"}
 

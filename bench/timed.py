@@ -246,9 +246,13 @@ def _stored(place: Place, prefix: str) -> int:
     return len([name for name in place.site.names(prefix) if not name.endswith("/")])
 
 
-def raw_copy_in(place: Place) -> Figures:
-    """Store small files one after the other."""
-    return place.work("raw_write_all", "out/copied/", place.local / "copied")[0]
+def raw_copy_in(at_once: int) -> Work:
+    """Store small files, so many at once."""
+
+    def run(place: Place) -> Figures:
+        return place.work("raw_write_all", "out/copied/", place.local / "copied", at_once)[0]
+
+    return run
 
 
 def make_out(place: Place) -> None:
@@ -270,7 +274,12 @@ def remove(place: Place) -> Figures:
     """Remove a large directory; wait until the store has none of it."""
     seconds = place.run("rm", "-r", place.mount / "doomed")
     place.wait_for(lambda: _stored(place, "doomed/") == 0, "all are removed")
-    return {"seconds": seconds}
+    return {"seconds": seconds, "ms_per_name": seconds * 1000 / place.sizes.names}
+
+
+def raw_remove(place: Place) -> Figures:
+    """Delete a fifth of so many objects one after the other."""
+    return place.work("raw_remove_some", "doomed/", place.sizes.names // 5)[0]
 
 
 def rename(place: Place) -> Figures:
@@ -281,6 +290,11 @@ def rename(place: Place) -> Figures:
     figures = {"seconds": time.perf_counter() - began}
     place.expect("after", str(_stored(place, "after/")), str(place.sizes.moved))
     return figures
+
+
+def raw_rename(place: Place) -> Figures:
+    """Copy and delete as many objects, eight at a time."""
+    return place.work("raw_move_all", "before/", "after/", 8)[0]
 
 
 # -- parts of files -------------------------------------------------------------------------------

@@ -134,12 +134,59 @@ def raw_read_all(prefix: str, at_once: str) -> Figures:
     return {"seconds": seconds, "md5": _md5(contents)}
 
 
-def raw_write_all(prefix: str, folder: str) -> Figures:
-    """Store all files of a directory below a prefix with swiftclient."""
-    connection = _swift()
+def raw_write_all(prefix: str, folder: str, at_once: str) -> Figures:
+    """Store all files of a directory below a prefix with swiftclient, so many at once."""
+    width = int(at_once)
+    connections = [_swift() for _ in range(width)]
+    names = sorted(os.listdir(folder))
+
+    def write_some(number: int) -> None:
+        for name in names[number::width]:
+            content = Path(folder, name).read_bytes()
+            connections[number].put_object(_bucket(), prefix + name, content)
+
+    return _in_threads(write_some, width)
+
+
+def raw_move_all(prefix: str, target: str, at_once: str) -> Figures:
+    """Copy all objects below a prefix to another and delete them, so many at once."""
+    width = int(at_once)
+    names = [entry["name"] for entry in _swift().get_container(_bucket(), prefix=prefix)[1]]
+
+    def move_some(number: int) -> None:
+        connection, path, headers = _http()
+        for name in names[number::width]:
+            goal = f"/{_bucket()}/{target}{name.removeprefix(prefix)}"
+            _ask(connection, "COPY", f"{path}/{name}", {**headers, "Destination": goal})
+            _ask(connection, "DELETE", f"{path}/{name}", headers)
+
+    return _in_threads(move_some, width)
+
+
+def raw_remove_some(prefix: str, count: str) -> Figures:
+    """Delete so many objects below a prefix one after the other, on one connection."""
+    entries = _swift().get_container(_bucket(), prefix=prefix, limit=int(count))[1]
+    connection, path, headers = _http()
     began = time.perf_counter()
-    for name in sorted(os.listdir(folder)):
-        connection.put_object(_bucket(), prefix + name, Path(folder, name).read_bytes())
+    for entry in entries:
+        _ask(connection, "DELETE", f"{path}/{entry['name']}", headers)
+    return {"ms_per_name": (time.perf_counter() - began) * 1000 / len(entries)}
+
+
+def _ask(
+    connection: http.client.HTTPConnection, method: str, path: str, headers: dict[str, str]
+) -> None:
+    connection.request(method, path, headers=headers)
+    response = connection.getresponse()
+    response.read()
+    if response.status // 100 != 2:
+        raise OSError(f"{method} {path}: {response.status} {response.reason}")
+
+
+def _in_threads(work: Callable[[int], None], width: int) -> Figures:
+    began = time.perf_counter()
+    with ThreadPoolExecutor(width) as pool:
+        list(pool.map(work, range(width)))
     return {"seconds": time.perf_counter() - began}
 
 
@@ -189,6 +236,8 @@ WORKS: dict[str, Callable[..., Figures]] = {
         first_byte,
         raw_read_all,
         raw_write_all,
+        raw_move_all,
+        raw_remove_some,
         raw_list,
         raw_blocks,
         raw_first_byte,
