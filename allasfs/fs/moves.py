@@ -172,7 +172,7 @@ class Moves:
             self._orphaned(new)
         moved = self._files.move(old, new)
         if moved is not None:
-            moved.moved(new, _followed(info, stored))
+            moved.moved(new, _followed(moved.info or info, stored))
 
     def _move(
         self, bucket: str, info: ObjectInfo, new: Place, replaced: ObjectInfo | None

@@ -524,7 +524,11 @@ class OpenFile:
         """Whether the object is the version that was changed here, or was sent from here."""
         if self.info is not None and (self.info.same_version(info) or self.info.same_bytes(info)):
             return True
-        return draft.has_tried(info) or (info.size, info.etag) == (draft.size, draft.file.md5())
+        if draft.has_tried(info):
+            return True
+        # A file that O_EXCL made is not another client's of the same bytes (a lock is empty).
+        is_made = self._exclusive and self.info is None
+        return not is_made and (info.size, info.etag) == (draft.size, draft.file.md5())
 
     def see(self) -> None:
         """Find out whether the store has a new file after all, whose upload got no answer.

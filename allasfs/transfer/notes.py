@@ -41,6 +41,9 @@ REPLACING = "replacing"
 # A version and its segments are being removed.
 REMOVING = "removing"
 
+# Sizes and MD5s of versions.
+Tried = tuple[tuple[int, str], ...]
+
 # Somebody relies on these: their data stay until the store has them, or a person discards them.
 OWED = (CLOSING, PENDING, KEPT)
 # Mounts end these by themselves.
@@ -73,7 +76,7 @@ class Note:
     old: tuple[Segment, ...] = ()
     etag: str = ""
     # Sizes and MD5s of what was sent without an answer: it may be stored in place of the base.
-    tried: tuple[tuple[int, str], ...] = ()
+    tried: Tried = ()
     # Why the upload failed, and when (seconds since 1970).
     why: str = ""
     when: float = 0.0

@@ -19,7 +19,17 @@ from allasfs.deadline import Deadline, current, sharing
 from allasfs.errors import FsError, Internal, Unavailable
 from allasfs.store import large
 from allasfs.store.api import ObjectInfo, Segment
-from allasfs.transfer.notes import CLOSING, OWED, PENDING, PUBLISHED, SUFFIX, UNSURE, WRITING, Note
+from allasfs.transfer.notes import (
+    CLOSING,
+    OWED,
+    PENDING,
+    PUBLISHED,
+    SUFFIX,
+    UNSURE,
+    WRITING,
+    Note,
+    Tried,
+)
 from allasfs.transfer.parts import Part, Parts
 from allasfs.transfer.sending import Sending
 from allasfs.transfer.spans import Spans
@@ -289,14 +299,26 @@ class Segments:
             self._save(PENDING, durable=durable)
         self.is_owed = True
 
-    def trying(self, md5: str) -> None:
-        """Note that these bytes are sent in one piece; forgotten when the answer is there."""
+    def trying(self, md5: str) -> Tried:
+        """Note that these bytes are sent in one piece; forgotten when the answer is there.
+
+        Return what was noted before.
+        """
         with self._lock:
-            sent = (self.size, md5)
-            self._note = replace(self._note, tried=tuple({*self._note.tried, sent}))
-            if self.is_owed:
-                with suppress(FsError):
-                    self._save(self._note.state, durable=False)
+            before = self._note.tried
+            self._note_tried(tuple({*before, (self.size, md5)}))
+            return before
+
+    def refused(self, before: Tried) -> None:
+        """The store did not take what was sent: note what was noted before it."""
+        with self._lock:
+            self._note_tried(before)
+
+    def _note_tried(self, tried: Tried) -> None:
+        self._note = replace(self._note, tried=tried)
+        if self.is_owed:
+            with suppress(FsError):
+                self._save(self._note.state, durable=False)
 
     def has_tried(self, info: ObjectInfo) -> bool:
         """Whether a version may be what was sent without an answer."""

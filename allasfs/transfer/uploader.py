@@ -87,7 +87,7 @@ class Uploader:
         leftovers = self._leftovers(draft)
         md5 = draft.file.md5()
         replaced = leftovers.before(draft.bucket, found, md5)
-        draft.trying(md5)
+        tried = draft.trying(md5)
         try:
             info = self._store.put(
                 draft.bucket,
@@ -98,8 +98,10 @@ class Uploader:
                 metadata=metadata,
                 exclusive=exclusive,
             )
-        except FsError:
+        except FsError as exc:
             leftovers.keep(replaced)
+            if isinstance(exc, Exists):
+                draft.refused(tried)
             raise
         self._remove_old(draft, info, replaced, [])
         draft.forget_sent()
@@ -130,7 +132,7 @@ class Uploader:
         replaced: Old | None = None
         try:
             draft.closing(content_type, metadata, old, exclusive=exclusive)
-            segments = self._send(draft, plan, found, fetch)
+            segments = self._send_all(draft, plan, found, fetch)
             draft.sweep(segments)
             check()
             replaced = leftovers.before(draft.bucket, found)
@@ -151,6 +153,18 @@ class Uploader:
         if base is None or base.kind not in large.LARGE or found.is_over(base):
             return False
         return any(task.part is not None and not task.part.is_own for task in plan)
+
+    def _send_all(
+        self, draft: Draft, plan: list[Task], found: large.Found, fetch: Fetch
+    ) -> list[Segment]:
+        """Send as planned; what was to be copied and is gone is sent, if all of it is here."""
+        try:
+            return self._send(draft, plan, found, fetch)
+        except Stale:
+            if draft.absent():
+                raise
+            draft.forget_base()
+            return self._send(draft, draft.plan(), found, fetch)
 
     def _send(
         self, draft: Draft, plan: list[Task], found: large.Found, fetch: Fetch

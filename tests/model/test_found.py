@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from allasfs.config import Config
-from allasfs.errors import FsError, NotFound, QuotaExceeded, Stale, TimedOut, Unavailable
+from allasfs.errors import Exists, FsError, NotFound, QuotaExceeded, Stale, TimedOut, Unavailable
 from allasfs.fs.attrs import SYMLINK_TYPE
 from allasfs.fs.vfs import Vfs
 from allasfs.store import large, marks
@@ -431,3 +431,66 @@ def test_a_new_file_that_is_unlinked_leaves_what_another_client_put_there(
     fs.unlink("/bucket/a")
     fs.close(fd)
     assert get_bytes(store, "bucket", "a") == b"theirs"
+
+
+def put_large(store: MemStore, key: str, data: bytes) -> None:
+    """Store a dynamic large object of one segment: a listing calls it empty."""
+    store.create_container("theirs")
+    put_bytes(store, "theirs", f"{key}/0", data)
+    store.put_dlo("bucket", key, f"theirs/{key}/", content_type="a/b")
+
+
+@pytest.mark.parametrize("theirs", ["file", "marker", "large object"])
+def test_an_exclusive_empty_file_is_not_that_of_another_client(
+    fs: VfsFs, store: MemStore, theirs: str, expected_logs: Callable[[str], None]
+) -> None:
+    fs.listdir("/bucket")
+    if theirs == "large object":
+        store.create_container("theirs")
+        store.put_dlo("bucket", "a", "theirs/none/", content_type="a/b")
+    else:
+        content_type = DIRECTORY_TYPE if theirs == "marker" else "text/plain"
+        put_bytes(store, "bucket", "a", content_type=content_type)
+    fd = fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    if store.capabilities().conditional_put:
+        expected_logs("bucket/a was not stored")
+        with pytest.raises(Exists):
+            fs.close(fd)
+    else:
+        fs.close(fd)
+
+
+@pytest.mark.parametrize("is_large", [False, True], ids=["plain", "large"])
+@pytest.mark.parametrize("seen", ["not seen", "seen later", "seen by chmod"])
+def test_an_open_file_does_not_become_the_newer_version_that_is_renamed(
+    fs: VfsFs, store: MemStore, clock: FakeClock, is_large: bool, seen: str
+) -> None:
+    write_file(fs, "/bucket/a", b"")
+    clock.advance(5)
+    put = put_large if is_large else lambda *args: put_bytes(args[0], "bucket", *args[1:])
+    put(store, "a", b"x")
+    fd = fs.open("/bucket/a", os.O_RDONLY)
+    assert fs.pread(fd, 10, 0) == b""
+    if seen == "seen later":
+        clock.advance(TTL_S + 1)
+        assert fs.lstat("/bucket/a").size == 1
+    elif seen == "seen by chmod":
+        fs.chmod("/bucket/a", 0o600)
+    fs.rename("/bucket/a", "/bucket/b")
+    assert fs.pread(fd, 10, 0) == b""
+    clock.advance(TTL_S + 1)
+    assert fs.lstat("/bucket/b").size == 1
+    assert read_file(fs, "/bucket/b") == b"x"
+    fs.close(fd)
+
+
+def test_a_file_that_grows_large_needs_no_stored_version_of_what_is_here(
+    fs: VfsFs, store: MemStore
+) -> None:
+    fd = fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT)
+    fs.pwrite(fd, b"1" * 190, 0)
+    fs.fsync(fd)
+    store.delete("bucket", "a")
+    fs.pwrite(fd, b"2" * 70, 190)
+    fs.close(fd)
+    assert get_bytes(store, "bucket", "a") == b"1" * 190 + b"2" * 70
