@@ -62,6 +62,8 @@ class _Copy:
     new: ObjectInfo
     # A large object as its last name is to be: not marked as sharing its segments.
     before: ObjectHead | None
+    # Another client's version was copied: the mount knows it by its new name alone.
+    is_newer: bool = False
 
 
 @dataclass(frozen=True)
@@ -261,15 +263,24 @@ class Moves:
         is_newer = not (before.info.same_version(info) if before else stored.etag == info.etag)
         if is_newer:
             # Another client replaced the object meanwhile, and its version was copied.
-            stored = self._store.head(new_bucket, key).info
-        return _Copy(info, stored, before)
+            head = self._store.head(new_bucket, key)
+            stored = head.info
+            self._attributes.learn(new_bucket, stored, head.metadata)
+        return _Copy(info, stored, before, is_newer)
+
+    def _attributes_moved(
+        self, bucket: str, copy: _Copy, new_bucket: str, stored: ObjectInfo
+    ) -> None:
+        known = (new_bucket, copy.new) if copy.is_newer else (bucket, copy.old)
+        if known[1] is not stored:
+            self._attributes.moved(known, (new_bucket, stored))
 
     def _settle(self, bucket: str, copy: _Copy, new_bucket: str) -> ObjectInfo:
         """The old name is gone: enter the new one, which has its segments for itself now."""
         stored = copy.new
         if copy.before is not None:
             stored = large.unshare(self._store, new_bucket, stored, copy.before)
-        self._attributes.moved((bucket, copy.old), (new_bucket, stored))
+        self._attributes_moved(bucket, copy, new_bucket, stored)
         self._listings.stored(new_bucket, stored)
         self._listings.removed(bucket, copy.old)
         return stored
@@ -446,7 +457,7 @@ class Moves:
                         info = replace(info, key=key)
                     else:
                         info = _followed(info, copy.new)
-                        self._attributes.moved((old.bucket, copy.old), (new.bucket, copy.new))
+                        self._attributes_moved(old.bucket, copy, new.bucket, copy.new)
                 self._files.move(file.place, place)
                 file.moved(place, info)
 

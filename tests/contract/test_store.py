@@ -486,6 +486,17 @@ def test_get_tells_the_metadata_as_head_does(store: Store, bucket: str) -> None:
             assert b"".join(body)
 
 
+def test_a_copy_of_another_version_of_the_same_bytes_has_no_etag(store: Store, bucket: str) -> None:
+    old = put_bytes(store, bucket, "from", b"content")
+    time.sleep(2.1)
+    new = put_bytes(store, bucket, "from", b"content")
+    assert store.copy(bucket, old, (bucket, "to")).etag == ""
+    assert store.copy(bucket, new, (bucket, "to")).etag == new.etag
+    listing = listed(store, bucket, "from")
+    assert store.copy(bucket, listing, (bucket, "to")).etag == new.etag
+    assert store.copy(bucket, replace(old, mtime_ns=0), (bucket, "to")).etag == new.etag
+
+
 def test_copy_keeps_content_type_and_metadata(store: Store, bucket: str) -> None:
     source = put_bytes(
         store,

@@ -159,7 +159,7 @@ class Calls(FileCalls):
         moved = replace(source, mtimes=self.times_of_copy(source, look))
         if isinstance(look, Version):
             is_known = look.number == source.number
-            moved = replace(moved, modes=source.or_as_seen(look).modes if is_known else None)
+            moved = replace(moved, modes=(source.or_as_seen(look) if is_known else source).modes)
         expected, optional = self.kept(old, {old: None, new: moved})
         steps = {old: [*([flushed] if flushed else []), *self.steps_of(old, source)]}
         self.settle(outcome, expected, steps=steps, optional=optional)
@@ -172,7 +172,7 @@ class Calls(FileCalls):
             return
         if flushed is not None and isinstance(look, File):
             look.uploaded(moved)
-        elif file is not None and file.version is not None:
+        elif file is not None and file.is_at(source):
             file.given(moved.mtimes, file.modes)
         self.mount.rename(old, new, is_held=held and self.is_armed)
 
@@ -237,8 +237,7 @@ class Calls(FileCalls):
             if (key.startswith(f"{old}/") and key not in markers) or is_marker:
                 times_now = self.times_of_copy(version, version) if is_certain else None
                 moved[key] = None
-                modes_now = version.modes if is_certain else None
-                moved[new + key[len(old) :]] = replace(version, mtimes=times_now, modes=modes_now)
+                moved[new + key[len(old) :]] = replace(version, mtimes=times_now)
         if f"{new}/" in self.names.now and any(
             key not in markers for key in moved if moved[key] is None
         ):
@@ -431,7 +430,7 @@ class Calls(FileCalls):
             return
         self.settle(outcome, {path: version})
         file = self.mount.files.get(path)
-        if file is not None and file.version is not None and outcome.is_ok and is_known:
+        if file is not None and file.is_at(version) and outcome.is_ok:
             file.given(version.mtimes, version.modes)
 
     # -- the mount --------------------------------------------------------------------------------

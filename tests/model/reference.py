@@ -204,6 +204,10 @@ class File:
         """Whether the store has no version of it."""
         return self.version is None
 
+    def is_at(self, version: Version) -> bool:
+        """Whether this version was opened or stored last."""
+        return self.version is not None and self.version.number == version.number
+
     def is_shown_by(self, found: Stat) -> bool:
         """Whether ``found`` may describe the file as it is now."""
         return self.as_version(0).is_shown_by(found)

@@ -494,3 +494,22 @@ def test_a_file_that_grows_large_needs_no_stored_version_of_what_is_here(
     fs.pwrite(fd, b"2" * 70, 190)
     fs.close(fd)
     assert get_bytes(store, "bucket", "a") == b"1" * 190 + b"2" * 70
+
+
+@pytest.mark.parametrize("content", [b"", b"other"], ids=["same bytes", "other bytes"])
+def test_a_newer_version_that_is_renamed_has_its_own_attributes(
+    fs: VfsFs, store: MemStore, clock: FakeClock, content: bytes
+) -> None:
+    write_file(fs, "/bucket/a", b"")
+    fs.chmod("/bucket/a", 0o600)
+    fs.utime("/bucket/a", 1)
+    clock.advance(5)
+    put_bytes(store, "bucket", "a", content)
+    fs.rename("/bucket/a", "/bucket/b")
+    clock.advance(TTL_S + 1)
+    found = fs.lstat("/bucket/b")
+    assert stat.S_IMODE(found.mode) == 0o644
+    # Listings may tell whole milliseconds.
+    assert 0 <= store.head("bucket", "b").info.mtime_ns - found.mtime_ns < 1_000_000
+    fs.chmod("/bucket/b", 0o600)
+    assert store.head("bucket", "b").metadata["mode"] == "600"
