@@ -50,8 +50,10 @@ def test_segments_grow_from_what_was_asked_for_to_what_is_allowed(first: int, ro
     assert steps == sorted(steps)
     assert steps[0] == min(max(first, large.SMALLEST_SEGMENT), sizes.largest)
     assert steps[-1] <= sizes.largest <= OPENSTACK.max_put_bytes
-    # They double after no less than three of one size, and after no more than twelve.
-    doubled = [size for size in set(steps) if size < sizes.largest]
+    # They double after 24 of the first size, then after three to twelve of each.
+    if sizes.first < sizes.largest:
+        assert steps.count(sizes.first) == 24
+    doubled = [size for size in set(steps) if sizes.first < size < sizes.largest]
     assert all(3 <= steps.count(size) <= 12 for size in doubled)
 
 
