@@ -41,7 +41,7 @@ from allasfs.errors import (
 )
 from allasfs.fs.attrs import STAT_BLOCK, Attr, Given
 from allasfs.fs.vfs import Vfs
-from allasfs.transfer.spoolfile import Bytes
+from allasfs.transfer.checksum import Bytes
 
 log = logging.getLogger(__name__)
 

@@ -31,13 +31,14 @@ from allasfs.store import marks
 from allasfs.store.api import ObjectHead, ObjectInfo, Store
 from allasfs.transfer.ahead import Ahead
 from allasfs.transfer.blocks import Memory
+from allasfs.transfer.checksum import Bytes
 from allasfs.transfer.draft import Draft
 from allasfs.transfer.listings import Listings
 from allasfs.transfer.notes import Note
 from allasfs.transfer.readahead import Window
 from allasfs.transfer.reader import Reader
 from allasfs.transfer.spool import Spool
-from allasfs.transfer.spoolfile import Bytes, SpoolFile
+from allasfs.transfer.spoolfile import SpoolFile
 from allasfs.transfer.uploader import Uploader
 
 log = logging.getLogger(__name__)

@@ -59,13 +59,13 @@ from allasfs.store import large
 from allasfs.store.api import AccountInfo, ObjectInfo, Store
 from allasfs.transfer.ahead import Ahead
 from allasfs.transfer.blocks import Memory
+from allasfs.transfer.checksum import Bytes
 from allasfs.transfer.leftovers import Leftovers
 from allasfs.transfer.listings import Found, Listings
 from allasfs.transfer.reader import Reader
 from allasfs.transfer.rescue import Rescue
 from allasfs.transfer.resume import Resume
 from allasfs.transfer.spool import Spool
-from allasfs.transfer.spoolfile import Bytes
 from allasfs.transfer.uploader import Uploader
 
 log = logging.getLogger(__name__)

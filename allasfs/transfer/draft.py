@@ -24,13 +24,14 @@ from allasfs.config import MIB
 from allasfs.errors import FileTooBig, FsError, NoSpace, Unavailable
 from allasfs.store import large
 from allasfs.store.api import Kind, ObjectInfo, Segment
+from allasfs.transfer.checksum import Bytes
 from allasfs.transfer.notes import KEPT, PENDING, WRITING, Note
 from allasfs.transfer.parts import Part, Task
 from allasfs.transfer.readahead import Window
 from allasfs.transfer.reader import Reader
 from allasfs.transfer.segments import Segments
 from allasfs.transfer.sending import Sending
-from allasfs.transfer.spoolfile import Bytes, SpoolFile
+from allasfs.transfer.spoolfile import SpoolFile
 
 log = logging.getLogger(__name__)
 

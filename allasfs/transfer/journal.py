@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allasfs.errors import Corrupt
+from allasfs.transfer.checksum import CHUNK_BYTES
 from allasfs.transfer.notes import KEPT, OWED, SUFFIX, Note
-from allasfs.transfer.spoolfile import ASIDE, CHUNK_BYTES
+from allasfs.transfer.spoolfile import ASIDE
 
 DATA = ".data"
 # The notes of earlier versions: an object, why, and where its segments are.

@@ -15,6 +15,7 @@ import logging
 import os
 import secrets
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.5
 # Where no operation says how long it may take (tests, programs that use a spool alone).
 TIMEOUT_S = 60.0
+# As many files are hashed at once as small computers have processors.
+HASHERS = 2
 
 
 class Owner(Protocol):
@@ -55,6 +58,8 @@ class Spool:
         # The address of the account that its files go to, for their notes.
         self.account = ""
         self._ownership = Ownership(folder)
+        # Threads for checksums of files that are being written.
+        self.hashing = ThreadPoolExecutor(HASHERS, thread_name_prefix="checksum")
         # Leaf lock; notified when room or the hope for it changes.
         self._lock = threading.Condition()
         self._used = 0  # guarded by _lock
@@ -91,6 +96,7 @@ class Spool:
 
     def close(self) -> None:
         """Give the folder free."""
+        self.hashing.shutdown()
         self._ownership.give_up()
 
     def entries(self) -> list[Entry]:

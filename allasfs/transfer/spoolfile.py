@@ -10,9 +10,10 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from allasfs.errors import BadHandle, FsError, NoDescriptors, NoSpace, Unavailable
+from allasfs.transfer.checksum import CHUNK_BYTES, Bytes, Checksum
 from allasfs.transfer.spans import Spans
 
 if TYPE_CHECKING:
@@ -22,10 +23,6 @@ log = logging.getLogger(__name__)
 
 # Data whose note could not be written.
 ASIDE = ".kept"
-# Bytes read at once for an upload or a checksum.
-CHUNK_BYTES = 256 * 1024
-# What is written; a view is good for the time of the call only.
-Bytes: TypeAlias = "bytes | memoryview"
 PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <linux/falloc.h>
 
 
@@ -58,11 +55,7 @@ class SpoolFile:
         self.changed = Spans()
         # Parts that were written, with the gaps that writes behind the end left.
         self.written = Spans()
-        # MD5 of the first _hashed bytes, as long as the file is written in order.
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._hashed = 0
-        # Whether it goes up in segments, which have checksums of their own.
-        self._is_in_segments = False
+        self._checksum = Checksum(self.read, spool.hashing)
 
     def write(self, offset: int, data: Bytes) -> None:
         """Write all of ``data``, or nothing and raise NoSpace."""
@@ -101,26 +94,18 @@ class SpoolFile:
             except OSError as exc:
                 self.spool.release(growth)
                 # A part of the bytes may be there: not where gaps are zeros, nor behind the end.
-                self._restart_md5()
+                self._checksum.cut(0)
                 for start, end in gaps:
                     punch_hole(self._fd, start, end - start)
                 os.ftruncate(self._fd, self.size)
                 raise disk_error(str(self.path), exc) from exc
             self._held.add(offset, stop)
             self.present.add(offset, stop)
-            if offset == self._hashed and not self._is_in_segments:
-                self._md5.update(data)
-                self._hashed = stop
-            elif offset < self._hashed:
-                self._restart_md5()
+            self._checksum.wrote(offset, data)
 
     def goes_in_segments(self) -> None:
-        """Hash no more while it is written: nobody needs the MD5 of the whole."""
-        self._is_in_segments = True
-
-    def _restart_md5(self) -> None:
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._hashed = 0
+        """Hash no more while it is written: each segment has a checksum of its own."""
+        self._checksum.want(False)
 
     def read(self, start: int, stop: int) -> bytes:
         """Return the bytes of a span; holes are zeros. Raises BadHandle after its end."""
@@ -156,7 +141,7 @@ class SpoolFile:
     def settled(self) -> None:
         """The stored version is as the file is now."""
         self.changed, self.written = Spans(), Spans()
-        self._is_in_segments = False
+        self._checksum.want(True)
 
     def punch(self, start: int, stop: int) -> bool:
         """Give back the room of a span, whose bytes are gone then; False where that cannot be."""
@@ -194,8 +179,7 @@ class SpoolFile:
             self._held.cut(size)
             count = held - self._held.total
             self.size = size
-            if self._hashed > size:
-                self._restart_md5()
+            self._checksum.cut(size)
         self.spool.release(count)
 
     def allocate(self, start: int, stop: int) -> None:
@@ -218,10 +202,7 @@ class SpoolFile:
 
     def md5(self) -> str:
         """Return the MD5 of the whole file (hex); reads only what was not hashed while written."""
-        for chunk in self._chunks(self._hashed, self.size):
-            self._md5.update(chunk)
-            self._hashed += len(chunk)
-        return self._md5.hexdigest()
+        return self._checksum.hexdigest(self.size)
 
     def part(self, start: int, stop: int, moved: Callable[[], None] = lambda: None) -> SpoolPart:
         """Return a span of the file as a source of bytes; ``moved`` is called as they go."""

@@ -26,7 +26,7 @@ from allasfs.errors import (
 )
 from allasfs.store import large, marks
 from allasfs.store.api import Kind, ObjectInfo, Segment
-from allasfs.transfer import spoolfile
+from allasfs.transfer import checksum, spoolfile
 from allasfs.transfer.draft import Draft
 from allasfs.transfer.spool import Spool
 from allasfs.transfer.uploader import Uploader
@@ -204,7 +204,8 @@ def test_what_goes_up_in_segments_is_hashed_once(
         def hexdigest(self) -> str:
             return self._md5.hexdigest()
 
-    monkeypatch.setattr(spoolfile, "hashlib", SimpleNamespace(md5=Counting))
+    for module in (spoolfile, checksum):
+        monkeypatch.setattr(module, "hashlib", SimpleNamespace(md5=Counting))
     data = content(16 * MIB)
     draft = bench.draft()
     bench.write(draft, data)
