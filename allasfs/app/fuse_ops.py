@@ -52,6 +52,9 @@ _HIDDEN = re.compile(r"/\.fuse_hidden[0-9a-f]{16}$")
 ENCODING = "allasfs-path"
 # The unit of statfs: what a program reads at once.
 BLOCK = 128 * 1024
+# What a program writes at once, where it asks (cp, cat, Python): the kernel's question before each
+# write(2) comes once for eight of its requests, which have 128 KiB at most.
+WRITTEN_BLOCK = 1024 * 1024
 # Paths of which it is remembered what the kernel was told.
 TOLD = 100_000
 # The kernel counts from when the program that asked gets its answer, on a busy computer later.
@@ -345,7 +348,7 @@ def _stat(attr: Attr) -> dict[str, int]:
         "st_nlink": attr.nlink,
         "st_size": attr.size,
         "st_blocks": -(-attr.size // STAT_BLOCK),
-        "st_blksize": BLOCK,
+        "st_blksize": WRITTEN_BLOCK if attr.is_written else BLOCK,
         "st_uid": attr.uid,
         "st_gid": attr.gid,
         "st_atime": attr.mtime_ns,

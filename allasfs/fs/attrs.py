@@ -37,6 +37,8 @@ class Attr:
     uid: int
     gid: int
     nlink: int = 1
+    # Whether it is being written here.
+    is_written: bool = False
 
     @property
     def is_dir(self) -> bool:
@@ -158,12 +160,23 @@ class Attributes:
             return self._attr(stat.S_IFLNK, 0o777, info.size, given, info.mtime_ns)
         return self.local_file(info.size, given, info.mtime_ns)
 
-    def local_file(self, size: int, given: Given, mtime_ns: int) -> Attr:
-        """Return the attributes of a file that is being written."""
-        return self._attr(stat.S_IFREG, self.file_mode, size, given, mtime_ns)
+    def local_file(
+        self, size: int, given: Given, mtime_ns: int, *, is_written: bool = False
+    ) -> Attr:
+        """Return the attributes of a file that is open, or of a version."""
+        mode, kind = self.file_mode, stat.S_IFREG
+        return self._attr(kind, mode, size, given, mtime_ns, is_written=is_written)
 
     def _attr(
-        self, kind: int, mode: int, size: int, given: Given, mtime_ns: int, nlink: int = 1
+        self,
+        kind: int,
+        mode: int,
+        size: int,
+        given: Given,
+        mtime_ns: int,
+        *,
+        nlink: int = 1,
+        is_written: bool = False,
     ) -> Attr:
         return Attr(
             kind | (mode if given.mode is None else given.mode),
@@ -172,6 +185,7 @@ class Attributes:
             self._uid if given.uid is None else given.uid,
             self._gid if given.gid is None else given.gid,
             nlink,
+            is_written,
         )
 
     # -- the memory -------------------------------------------------------------------------------

@@ -185,7 +185,9 @@ class OpenFile:
         if self.is_dirty and self._given.mtime_ns is None:
             self._given = replace(self._given, mtime_ns=services.clock_ns())
         stored_ns = self.info.mtime_ns if self.info is not None else 0
-        self._attr = services.attributes.local_file(size, self._given, stored_ns)
+        self._attr = services.attributes.local_file(
+            size, self._given, stored_ns, is_written=self.is_dirty
+        )
 
     # -- reading ----------------------------------------------------------------------------------
 

@@ -197,6 +197,21 @@ def test_an_empty_file_costs_one_head_for_its_version(
 # -- bytes ----------------------------------------------------------------------------------------
 
 
+def write_calls() -> int:
+    """Return how often this process and the programs that it has waited for called write(2)."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["syscw"])
+
+
+def test_programs_write_a_mebibyte_at_once(mounted: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(32 * 1024 * 1024))
+    before = write_calls()
+    succeed("cp", source, mounted / "file")
+    # With each comes a question of the kernel. Calls of 128 KiB are 256.
+    assert write_calls() - before < 100
+
+
 def test_reading_a_small_listed_file_is_one_get(counted: Counted, many: str) -> None:
     os.listdir(counted.path / many)
     counted.asked()
