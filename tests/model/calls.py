@@ -232,10 +232,22 @@ class FileCalls(Machine):
         now = None if file.key is None else self.names.now.get(file.key)
         return now is not None and now.number == file.tried
 
+    def may_be_own(self, file: File) -> bool:
+        """Whether the store has the bytes of an upload that failed, another client's perhaps."""
+        now = None if file.key is None else self.names.now.get(file.key)
+        return now is not None and now.content in file.sent
+
+    def was_stored(self, file: File) -> bool:
+        """After an unlink of a new file: whether it was found in the store."""
+        is_gone = self.may_be_own(file) and file.key not in self.stored()
+        return is_gone or self.is_own(file)
+
     def uploaded(self, file: File, outcome: Outcome) -> None:
         """A dirty file was stored, or why not."""
         assert file.key is not None
-        if self.is_refused(file):
+        if outcome.is_fault:
+            file.sent.add(file.content)
+        if self.is_refused(file) and not (outcome.is_ok and self.may_be_own(file)):
             self.refuses(outcome, errno.EEXIST)
             return
         is_lent = file.needs_store(0, len(file.content))

@@ -87,7 +87,7 @@ class Calls(FileCalls):
         if isinstance(look, int) or look is DIRECTORY:
             self.refuses(outcome, look if isinstance(look, int) else errno.EISDIR)
             return
-        if isinstance(look, File) and look.is_new and not self.is_own(look):
+        if isinstance(look, File) and look.is_new and not self.was_stored(look):
             assert outcome.is_ok or outcome.is_fault, outcome
             self.settle(outcome, {})
             self.mount.unlink(path)

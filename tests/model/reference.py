@@ -191,6 +191,8 @@ class File:
     is_exclusive: bool = False
     # The number of the version that an upload stored without an answer that said so.
     tried: int | None = None
+    # The bytes of uploads that failed.
+    sent: set[bytes] = field(default_factory=set)
     handles: int = 0
 
     @classmethod

@@ -513,3 +513,15 @@ def test_a_newer_version_that_is_renamed_has_its_own_attributes(
     assert 0 <= store.head("bucket", "b").info.mtime_ns - found.mtime_ns < 1_000_000
     fs.chmod("/bucket/b", 0o600)
     assert store.head("bucket", "b").metadata["mode"] == "600"
+
+
+def test_the_same_bytes_are_taken_for_an_upload_without_an_answer(
+    fs: VfsFs, store: MemStore
+) -> None:
+    fd = fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    store.fail_next(Unavailable("bucket/a", "busy"), "put")
+    with pytest.raises(Unavailable):
+        fs.fsync(fd)
+    put_bytes(store, "bucket", "a", b"")
+    fs.close(fd)
+    assert get_bytes(store, "bucket", "a") == b""
