@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from allasfs.deadline import current, within
@@ -98,6 +100,8 @@ class Moves:
         self._pages = pages
         self._orphaned = orphaned
         self._leftovers = Leftovers(services.store, services.spool)
+        # Held while an object that has a mark gets another name: its mark names them all.
+        self._sharing = threading.Lock()
 
     def rename(self, path: str, target: str) -> None:
         """Give a file or directory another name.
@@ -247,19 +251,23 @@ class Moves:
         """
         is_large = info.kind is not Kind.PLAIN
         target = (new_bucket, key)
-        before = large.share(self._store, bucket, info, target) if is_large else None
-        try:
-            stored = self._store.copy(
-                bucket,
-                info,
-                target,
-                manifest=is_large,
-                content_type=_type_after(info, key),
-            )
-        except FsError as exc:
-            if before is not None and _is_refused(exc):
-                large.unshare(self._store, bucket, info, before)
-            raise
+        before = None
+        with ExitStack() as stack:
+            if is_large:
+                alone = partial(stack.enter_context, self._sharing)
+                before = large.share(self._store, bucket, info, target, alone)
+            try:
+                stored = self._store.copy(
+                    bucket,
+                    info,
+                    target,
+                    manifest=is_large,
+                    content_type=_type_after(info, key),
+                )
+            except FsError as exc:
+                if before is not None and _is_refused(exc):
+                    large.unshare(self._store, bucket, info, before)
+                raise
         is_newer = not (before.info.same_version(info) if before else stored.etag == info.etag)
         if is_newer:
             # Another client replaced the object meanwhile, and its version was copied.

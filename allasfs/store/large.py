@@ -180,15 +180,25 @@ def _segments(store: Store, bucket: str, head: ObjectHead) -> list[Segment]:
         return []
 
 
-def share(store: Store, bucket: str, info: ObjectInfo, target: Name) -> ObjectHead:
+def share(
+    store: Store,
+    bucket: str,
+    info: ObjectInfo,
+    target: Name,
+    alone: Callable[[], object] = lambda: None,
+) -> ObjectHead:
     """Mark a large object before its manifest is copied to another name.
 
     The copy carries the mark, too. While both names stand, neither takes the segments with it when
     it is removed, also after a program that died between. Returns the object with the metadata
     that the name which is left is to have: without a mark, unless a third name has the segments.
+    ``alone`` is called where it may: until the copy is there, no other share may begin.
     """
     limits = store.capabilities()
     head = store.head(bucket, info.key)
+    if SHARED in head.metadata:
+        alone()
+        head = store.head(bucket, info.key)
     among = {(bucket, info.key), target}
     after = unmarked(head)
     if SHARED in head.metadata:
@@ -213,7 +223,12 @@ def unmarked(head: ObjectHead) -> ObjectHead:
 
 
 def unshare(store: Store, bucket: str, info: ObjectInfo, after: ObjectHead) -> ObjectInfo:
-    """Take the mark off the name that is left; return its version."""
+    """Take the mark off the name that is left; return its version.
+
+    Where a third name has the segments, the mark stays: a copy of that one may be in it by now.
+    """
+    if marks.names(after.metadata):
+        return info
     try:
         return store.post(bucket, replace(after, info=info), after.metadata)
     except FsError as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -285,6 +286,37 @@ def test_a_name_with_a_nameless_mark_is_renamed_and_keeps_it(
     fs.rename("/bucket/a", "/bucket/c")
     fs.unlink("/bucket/c")
     assert get_bytes(store, "bucket", "b") == DATA
+
+
+@pytest.mark.semantics("L5", "C25")
+@pytest.mark.parametrize("first", [0, 1, 2])
+@pytest.mark.parametrize("how", ["unlink", "overwrite"])
+@pytest.mark.parametrize("is_parallel", [True, False])
+def test_names_over_the_same_segments_keep_them_when_their_directory_is_renamed(
+    store: MemStore, mount: Mount, first: int, how: str, is_parallel: bool
+) -> None:
+    fs = mount(connections=8 if is_parallel else 1)
+    fs.mkdir("/bucket/d")
+    write_file(fs, "/bucket/d/0", DATA)
+    info = store.head("bucket", "d/0").info
+    for name in ("d/1", "d/2"):
+        # As renames leave it that ended halfway.
+        large.share(store, "bucket", info, ("bucket", name))
+        store.copy("bucket", info, ("bucket", name), manifest=True)
+    fs.vfs._listings.subtree_outdated("bucket", "")
+    # What runs at the same time meets.
+    store.before = lambda call: time.sleep(0.01 if call.method in ("copy", "post") else 0)
+    fs.rename("/bucket/d", "/bucket/e")
+    store.before = lambda call: None
+    for number in range(3):
+        name = f"/bucket/e/{(first + number) % 3}"
+        if how == "unlink":
+            fs.unlink(name)
+        else:
+            write_file(fs, name, b"small")
+        for later in range(number + 1, 3):
+            assert read_file(fs, f"/bucket/e/{(first + later) % 3}") == DATA
+    assert segments(store) == []
 
 
 @pytest.mark.semantics("L5")
