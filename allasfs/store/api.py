@@ -325,8 +325,8 @@ class Store(Protocol):
 
         The copy has its content type, or the one given. Its ETag is empty if what was copied is of
         another time than ``info``: then another version, or changed by another client.
-        With ``manifest`` a large object's manifest is copied instead of its bytes: both names then
-        share the segments.
+        With ``manifest`` a large object's manifest is copied instead of its bytes, whatever it is:
+        both names then share the segments.
         """
         ...
 

@@ -605,7 +605,7 @@ class SwiftStore:
 
         With ``manifest`` a large object's manifest is copied, and both then share their segments.
         RGW always does this; OpenStack Swift without it would join the segments to one object.
-        Bytes that the server moves are waited for. Without an ETag it is not a copy of ``info``.
+        Bytes that the server moves are waited for.
         """
         given = {"content-type": content_type} if content_type else {}
         request = _Request(
@@ -619,12 +619,12 @@ class SwiftStore:
         answer = self._send(request)
         current(self._timeout_s).progress()
         copied = self._stored(target[1], answer, info.size, content_type or info.content_type)
-        etag = info.etag if manifest else copied.etag
+        if manifest:
+            return replace(copied, kind=info.kind, etag=info.etag)
         date = answer.headers.get("x-copied-from-last-modified", "")
         from_ns = wire.header_time_ns({"last-modified": date})
-        if from_ns and info.mtime_ns and abs(from_ns - info.mtime_ns) > 1_000_000_000:
-            etag = ""
-        return replace(copied, kind=info.kind, etag=etag)
+        is_other = from_ns and info.mtime_ns and abs(from_ns - info.mtime_ns) > 1_000_000_000
+        return replace(copied, kind=info.kind, etag="" if is_other else copied.etag)
 
     def delete(self, container: str, key: str) -> None:
         """Delete the object; raise NotFound."""

@@ -545,7 +545,8 @@ class MemStore:
         """Copy the object with its metadata, or a large one's manifest."""
         with self._request(Call("copy", container, info.key)):
             stored = self._object(container, info.key)
-            is_other = info.mtime_ns and abs(info.mtime_ns - stored.mtime_ns) > 1_000_000_000
+            is_timed = info.mtime_ns and not manifest
+            is_other = is_timed and abs(info.mtime_ns - stored.mtime_ns) > 1_000_000_000
             stored = replace(stored, content_type=content_type or stored.content_type)
             if not manifest and self._capabilities.exact_pages:
                 data = self._content(stored)

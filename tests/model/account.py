@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from allasfs.errors import FsError
 from allasfs.fs.attrs import SYMLINK_TYPE
@@ -19,7 +20,7 @@ class Stored:
 
     kind: Kind
     content: bytes | None
-    record: object
+    record: Any
     mtime_ns: int
     metadata: dict[str, str]
     segments: frozenset[str]

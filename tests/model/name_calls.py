@@ -164,6 +164,8 @@ class Calls(FileCalls):
         steps = {old: [*([flushed] if flushed else []), *self.steps_of(old, source)]}
         self.settle(outcome, expected, steps=steps, optional=optional)
         if outcome.is_fault:
+            if isinstance(look, File):
+                look.sent.add(look.content)
             copy = self.names.now.get(new)
             is_kept = isinstance(look, File) or old in self.names.now
             assert is_kept or (copy is not None and copy.content == source.content), "lost"

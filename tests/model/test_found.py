@@ -525,3 +525,13 @@ def test_the_same_bytes_are_taken_for_an_upload_without_an_answer(
     put_bytes(store, "bucket", "a", b"")
     fs.close(fd)
     assert get_bytes(store, "bucket", "a") == b""
+
+
+def test_a_large_file_that_was_renamed_can_be_cut(
+    fs: VfsFs, store: MemStore, clock: FakeClock
+) -> None:
+    write_file(fs, "/bucket/a", b"1" * 201)
+    clock.advance(5)
+    fs.rename("/bucket/a", "/bucket/b")
+    fs.truncate("/bucket/b", 1)
+    assert get_bytes(store, "bucket", "b") == b"1"
