@@ -46,6 +46,8 @@ class Window:
     ahead: int = 0
     # How much of that one request is to fetch.
     step: int = 0
+    # Whether memory, not what was read, limits it.
+    is_short: bool = False
 
     def read(self, offset: int, length: int, *, most: int) -> int:
         """Note a read, and return the offset up to which bytes should be on their way.
@@ -66,9 +68,10 @@ class Window:
             is_long = self.began == 0 or self.count >= LONG_READ
             wanted = max(3 * self.count if is_long else self.count // 2, KERNEL_READ)
         room = most // 2
+        self.is_short = min(wanted, LARGEST_WINDOW) > room
         self.ahead = max(0, min(wanted, LARGEST_WINDOW, room))
         # Where memory is short several read at once: fewer requests then instead of more streams.
-        self.step = self.ahead // (2 if wanted > room else RANGES_IN_FLIGHT)
+        self.step = self.ahead // (2 if self.is_short else RANGES_IN_FLIGHT)
         if not self.ahead:
             return stop
         # Where reads of the kernel end: later ones are then whole pieces of what is fetched.
@@ -81,8 +84,14 @@ class Window:
         return span <= WIDEST_SPAN * (self.count + length)
 
     def is_low(self, reach: int) -> bool:
-        """Whether so little is left up to ``reach`` that the next ranges should be asked for."""
-        return reach - self.position < self.ahead // 3
+        """Whether so little is left up to ``reach`` that the next ranges should be asked for.
+
+        A long read asks for one as soon as there is room for it: so many are always under way.
+        """
+        left = reach - self.position
+        if self.step >= SMALLEST_RANGE and not self.is_short:
+            return left <= self.ahead - self.step
+        return left < self.ahead // 3
 
 
 def ranges(start: int, stop: int, step: int) -> list[tuple[int, int]]:

@@ -153,6 +153,27 @@ def test_where_memory_is_short_there_are_fewer_ranges_rather_than_small_ones() -
     assert (window.ahead, window.step) == (64 * MIB, 16 * MIB)
 
 
+def test_a_long_read_asks_for_the_next_range_as_soon_as_it_has_room() -> None:
+    window = Window(began=0, position=128 * MIB, count=128 * MIB)
+    reach = window.read(128 * MIB, READ, most=PLENTY)
+    assert reach - window.position == window.ahead == 4 * window.step
+    assert not window.is_low(reach)
+    assert not window.is_low(reach - window.step + READ)
+    assert window.is_low(reach - window.step)
+    # Where memory is short there would be more requests, and no more of them at once.
+    window.read(128 * MIB + READ, READ, most=32 * MIB)
+    reach = window.position + window.ahead
+    assert not window.is_low(reach - window.step)
+    assert window.is_low(window.position + window.ahead // 3 - READ)
+
+
+def test_a_short_read_asks_for_more_when_little_is_left() -> None:
+    window = Window()
+    reach = window.read(0, READ, most=PLENTY)
+    assert not window.is_low(reach - window.ahead // 2)
+    assert window.is_low(reach - window.ahead // 3 * 2 - READ // 2)
+
+
 def test_a_window_is_cut_into_ranges_that_run_in_parallel() -> None:
     assert ranges(0, 32 * MIB, 8 * MIB) == [
         (start, start + 8 * MIB) for start in range(0, 32 * MIB, 8 * MIB)
