@@ -204,9 +204,20 @@ class SwiftBody:
         return self._metadata
 
     def begin(self) -> None:
-        """Read the whole of a body of one piece: if it breaks off, it can be asked for again."""
-        if self._left <= PIECE_BYTES:
-            self._first = b"".join(self)
+        """Read the whole of a body of one piece: if it breaks off, it can be asked for again.
+
+        It must be here within the deadline: bytes that trickle in are no progress.
+        """
+        if self._left > PIECE_BYTES:
+            return
+        until = Deadline(self._deadline.left())
+        pieces: list[bytes] = []
+        while self._left:
+            if pieces:
+                until.check(self._subject)
+            pieces.append(self._receive(self._raw.read1, self._left))
+        self._first = b"".join(pieces)
+        self._deadline.progress()
 
     @property
     def is_complete(self) -> bool:
@@ -224,17 +235,26 @@ class SwiftBody:
             yield first
         while self._left:
             wanted = min(PIECE_BYTES, self._left)
-            try:
-                chunk: bytes = self._raw.read(wanted)
-            except _TRANSPORT_ERRORS as exc:
-                error = TimedOut if _is_timeout(exc) else Unavailable
-                raise error(self._subject, f"the body broke off: {_plain(exc)}") from exc
+            chunk = self._receive(self._raw.read, wanted)
             if len(chunk) != wanted:
-                missing = self._left - len(chunk)
-                raise Unavailable(self._subject, f"the body ended {missing} bytes early")
-            self._left -= wanted
+                raise self._ended_early()
             self._deadline.progress()
             yield chunk
+
+    def _receive(self, read: Callable[[int], bytes], most: int) -> bytes:
+        """Return some of the bytes that are left; raise TimedOut, Unavailable."""
+        try:
+            chunk = read(most)
+        except _TRANSPORT_ERRORS as exc:
+            error = TimedOut if _is_timeout(exc) else Unavailable
+            raise error(self._subject, f"the body broke off: {_plain(exc)}") from exc
+        self._left -= len(chunk)
+        if not chunk:
+            raise self._ended_early()
+        return chunk
+
+    def _ended_early(self) -> Unavailable:
+        return Unavailable(self._subject, f"the body ended {self._left} bytes early")
 
 
 class SwiftStore:

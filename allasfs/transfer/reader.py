@@ -19,7 +19,7 @@ from bisect import bisect_right, insort
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 
-from allasfs.deadline import Clock, Deadline, current, within
+from allasfs.deadline import Clock, Deadline, current, sharing
 from allasfs.errors import (
     BadHandle,
     Corrupt,
@@ -30,7 +30,7 @@ from allasfs.errors import (
     TimedOut,
     Unavailable,
 )
-from allasfs.store.api import Kind, ObjectInfo, Store
+from allasfs.store.api import PIECE_BYTES, Kind, ObjectInfo, Store
 from allasfs.transfer.blocks import Extent, Memory
 from allasfs.transfer.readahead import FETCHED_WHOLE, TOLERANCE, Window, ranges
 
@@ -108,7 +108,7 @@ class Reader:
         with self._lock:
             if not self._memory.try_begin(self.info.size):
                 return False
-            self._launch(0, self.info.size)
+            self._leave(self._known(0, self.info.size))
             return True
 
     def moved(self, bucket: str, info: ObjectInfo) -> None:
@@ -143,11 +143,13 @@ class Reader:
         if offset >= stop:
             return b""
         deadline = current(self._timeout_s)
-        extents = self._extents(window, offset, stop, deadline)
+        extents, own = self._extents(window, offset, stop, deadline)
         pieces: list[bytes] = []
+        began = self._clock()
+        if own is not None:
+            self._fetch(own, deadline)
         for extent in extents:
             last = min(stop, extent.stop)
-            began = self._clock()
             try:
                 extent.wait(last, deadline, self.subject)
             except Unavailable:
@@ -157,7 +159,7 @@ class Reader:
                         self._silent_until = now + REPEAT_S
                 raise
             pieces += extent.slices(offset, last)
-            offset = last
+            offset, began = last, self._clock()
         self._check(stop)
         with self._lock:
             self._forget(window.position - TOLERANCE)
@@ -165,8 +167,12 @@ class Reader:
 
     # -- extents ----------------------------------------------------------------------------------
 
-    def _extents(self, window: Window, offset: int, stop: int, deadline: Deadline) -> list[Extent]:
-        """Return the extents that hold a span, after starting those that are missing."""
+    def _extents(
+        self, window: Window, offset: int, stop: int, deadline: Deadline
+    ) -> tuple[list[Extent], Extent | None]:
+        """Return the extents that hold a span, after starting those that are missing, and the one
+        that the caller has to fetch.
+        """
         is_noted = False
         room = 0
         while True:
@@ -182,9 +188,9 @@ class Reader:
                     if not offset and self.info.size <= FETCHED_WHOLE:
                         ahead = self.info.size
                     is_noted = True
-                found, short = self._start(window, offset, stop, max(stop, ahead), room)
+                found, own, short = self._start(window, offset, stop, max(stop, ahead), room)
             if not short:
-                return found
+                return found, own
             # No room for a range that is needed now: wait for it outside the lock, and look again.
             self._memory.begin(short, deadline, self.subject)
             room = short
@@ -197,10 +203,11 @@ class Reader:
 
     def _start(
         self, window: Window, offset: int, stop: int, ahead: int, room: int
-    ) -> tuple[list[Extent], int]:
-        """Start what is missing (locked). Return the extents of the span and 0, or the bytes of
-        room that are lacking. ``room`` was taken already.
+    ) -> tuple[list[Extent], Extent | None, int]:
+        """Start what is missing (locked). Return the extents of the span, and of these the one that
+        is left to the caller; or the bytes of room that are lacking. ``room`` was taken already.
         """
+        own: Extent | None = None
         reach = self._reach(offset)
         wanted: list[tuple[int, int]] = []
         if reach < stop or (reach < ahead and window.is_low(reach)):
@@ -215,9 +222,15 @@ class Reader:
                 if start < stop:
                     if room:
                         self._memory.end(room)
-                    return [], count
+                    self._leave(own)
+                    return [], None, count
                 break
-            self._launch(start, end)
+            extent = self._known(start, end)
+            if own is None and start < stop and len(extent) <= PIECE_BYTES:
+                # It comes as one piece: a thread of the pool could hand out no part of it earlier.
+                own = extent
+            else:
+                self._leave(extent)
         if room:
             self._memory.end(room)
         found: list[Extent] = []
@@ -225,17 +238,23 @@ class Reader:
             held = self._at(offset)
             if held is None:
                 # Evicted between planning and now: plan again.
-                return [], stop - offset
+                self._leave(own)
+                return [], None, stop - offset
             found.append(held)
             offset = held.stop
-        return found, 0
+        return found, own, 0
 
-    def _launch(self, start: int, stop: int) -> None:
-        """Fetch a range, for which there is room (locked)."""
+    def _known(self, start: int, stop: int) -> Extent:
+        """Return a new extent, for which there is room (locked); whoever has it fetches it."""
         extent = Extent(start, stop)
         insort(self._starts, start)
         self._in_flight[start] = extent
-        self._pool.submit(self._fetch, extent)
+        return extent
+
+    def _leave(self, extent: Extent | None) -> None:
+        """Let another thread fetch it."""
+        if extent is not None:
+            self._pool.submit(self._fetch, extent)
 
     def _at(self, offset: int) -> Extent | None:
         """Return the usable extent that holds an offset (locked); drop a useless one."""
@@ -313,11 +332,11 @@ class Reader:
                 self.end(error)
                 raise error
 
-    # -- fetching, in a thread of the pool --------------------------------------------------------
+    # -- fetching, mostly in a thread of the pool -------------------------------------------------
 
-    def _fetch(self, extent: Extent) -> None:
+    def _fetch(self, extent: Extent, deadline: Deadline | None = None) -> None:
         try:
-            with within(self._timeout_s) as deadline:
+            with sharing(deadline or Deadline(self._timeout_s)) as deadline:
                 extent.fetched_by(deadline)
                 self._fill(extent, deadline)
         except FsError as exc:

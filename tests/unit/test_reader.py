@@ -222,20 +222,59 @@ def test_what_was_read_a_moment_ago_is_not_fetched_again(
     assert store.sent_bytes() <= MIB
 
 
+@pytest.mark.parametrize("size", [MIB, PIECE_BYTES])
 def test_two_threads_that_want_the_same_bytes_cause_one_request(
-    open_reader: OpenReader, store: MemStore
+    open_reader: OpenReader, store: MemStore, size: int
 ) -> None:
-    reader = open_reader(CONTENT[:MIB])
+    reader = open_reader(CONTENT[:size])
     barrier = threading.Barrier(8)
 
     def read() -> bytes:
         barrier.wait()
-        return reader.read(Window(), 0, MIB)
+        return reader.read(Window(), 0, size)
 
     with ThreadPoolExecutor(8) as threads:
         found = [job.result() for job in [threads.submit(read) for _ in range(8)]]
-    assert set(found) == {CONTENT[:MIB]}
+    assert set(found) == {CONTENT[:size]}
     assert store.counts() == {"get": 1}
+
+
+def test_a_block_is_fetched_by_the_thread_that_reads_it_within_its_deadline(
+    open_reader: OpenReader, store: MemStore
+) -> None:
+    """Two hand-overs less; what is fetched ahead, or comes in pieces, waits for nobody."""
+    reader = open_reader(CONTENT)
+    found: list[tuple[bool, bool, int]] = []
+    here = threading.get_ident()
+
+    def note(call: Call) -> None:
+        start, stop = call.span or (0, 0)
+        is_ours = current(30.0) is operation
+        found.append((threading.get_ident() == here, is_ours, stop - start))
+
+    store.before = note
+    with within(30.0) as operation:
+        for offset in (9 * MIB, 3 * MIB):
+            assert (
+                reader.read(Window(), offset, PIECE_BYTES)
+                == (CONTENT[offset : offset + PIECE_BYTES])
+            )
+        assert found == [(True, True, PIECE_BYTES)] * 2
+        del found[:]
+        reader.read(Window(), 6 * MIB, PIECE_BYTES + 1)
+        reader.read(Window(), 0, READ)
+    assert [(own, shared) for own, shared, _ in found] == [(False, False)] * 2
+
+
+def test_a_block_does_not_keep_the_room_that_the_rest_of_its_read_waits_for(
+    open_reader: OpenReader,
+) -> None:
+    reader, start = open_reader(CONTENT, memory=Memory(MIB)), 4 * MIB
+    # Between the block and what is too much beside it.
+    reader.read(Window(), start + PIECE_BYTES, PIECE_BYTES)
+    with within(2.0):
+        found = reader.read(Window(), start, 2 * PIECE_BYTES + 450 * KIB)
+    assert found == CONTENT[start : start + 2 * PIECE_BYTES + 450 * KIB]
 
 
 # -- one version ----------------------------------------------------------------------------------
@@ -483,10 +522,11 @@ def test_a_reader_does_not_wait_longer_than_its_deadline(
     assert reader.read(Window(), 0, READ) == CONTENT[:READ]
 
 
+@pytest.mark.parametrize("size", [MIB, PIECE_BYTES])
 def test_a_failure_that_took_long_is_repeated_at_once_for_a_moment(
-    store: MemStore, pool: ThreadPoolExecutor, clock: FakeClock
+    store: MemStore, pool: ThreadPoolExecutor, clock: FakeClock, size: int
 ) -> None:
-    info = put_bytes(store, "b", "key", CONTENT[:MIB])
+    info = put_bytes(store, "b", "key", CONTENT[:size])
     reader = Reader(store, Memory(MIB), pool, "b", info, timeout_s=30, clock=clock)
 
     def silence(call: Call) -> None:
@@ -520,13 +560,17 @@ def test_one_operation_may_read_for_long_while_bytes_come(
         deadline._current.reset(token)
 
 
+@pytest.mark.parametrize("size", [MIB, PIECE_BYTES])
 def test_a_fault_of_the_fetcher_is_an_error_and_not_a_hang(
-    open_reader: OpenReader, store: MemStore, expected_logs: Callable[[str], None]
+    open_reader: OpenReader,
+    store: MemStore,
+    expected_logs: Callable[[str], None],
+    size: int,
 ) -> None:
     def fault(call: Call) -> None:
         raise ZeroDivisionError
 
-    reader = open_reader(CONTENT[:MIB])
+    reader = open_reader(CONTENT[:size])
     store.before = fault
     expected_logs("fetching b/key")
     with pytest.raises(FsError, match="ZeroDivisionError while fetching"):

@@ -683,6 +683,37 @@ def test_a_manifest_without_segments_is_found_and_is_no_empty_file(
     assert server.received[-1].target.endswith("/b/k?multipart-manifest=get")
 
 
+def test_a_small_body_that_trickles_in_is_no_progress(
+    auth: FakeAuth, server: ScriptedServer
+) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield answer(200, b"", {"Etag": "e", "Last-Modified": DATE, "Content-Length": "1000"})
+        for _ in range(1000):
+            time.sleep(0.02)
+            yield b"x"
+
+    server.otherwise = lambda _: pieces()
+    store = SwiftStore(auth, Config(timeout_s=0.4, connections=4))
+    with pytest.raises(TimedOut, match="no progress"), store.get("b", "k"):
+        pass
+    store.close()
+
+
+def test_a_small_body_in_parts_is_whole(store: SwiftStore, server: ScriptedServer) -> None:
+    content = bytes(range(256)) * 400
+
+    def pieces() -> Iterator[bytes]:
+        yield ok(content)[: -len(content)]
+        for start in range(0, len(content), 30_000):
+            time.sleep(0.01)
+            yield content[start : start + 30_000]
+
+    server.otherwise = lambda _: pieces()
+    with store.get("b", "k") as body:
+        assert list(body) == [content]
+        assert body.is_complete
+
+
 def test_a_body_that_is_left_early_costs_its_connection_only(
     server: ScriptedServer, store: SwiftStore
 ) -> None:
