@@ -428,8 +428,9 @@ class Machine(RuleBasedStateMachine):
             is_changed = (got.record if got else None) is not self.records.get(key)
             is_wanted = key in expected
             if is_changed and not is_wanted and self.is_marked_anew(key, got):
-                if before is not None and "mtime" not in self.records[key].metadata:
-                    self.names.now[key] = replace(before, mtimes=None)
+                if before is not None:
+                    # A listing tells another time, and no metadata.
+                    self.names.now[key] = replace(before, mtimes=None, modes=None)
                 continue
             allowed: list[Version | None] = [expected[key]] if is_wanted else []
             if outcome.is_fault:
