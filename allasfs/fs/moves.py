@@ -41,8 +41,8 @@ from allasfs.fs.tree import Tree
 from allasfs.fs.types import content_type
 from allasfs.store import large, marks
 from allasfs.store.api import Kind, ObjectHead, ObjectInfo, Segment
+from allasfs.transfer.directories import Found
 from allasfs.transfer.leftovers import Leftovers, Old
-from allasfs.transfer.listings import Found
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from allasfs.errors import BadName, NameTooLong, NotUtf8
 from allasfs.store.api import Capabilities
-from allasfs.transfer.listings import LONGEST_COMPONENT
+from allasfs.transfer.directories import LONGEST_COMPONENT
 
 
 @dataclass(frozen=True, slots=True)

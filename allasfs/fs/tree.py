@@ -22,7 +22,7 @@ from allasfs.fs.attrs import Attr, Given, given_by
 from allasfs.fs.names import Layout, Place
 from allasfs.fs.openfile import Services
 from allasfs.store.api import DIRECTORY_TYPE, Kind, ObjectHead, ObjectInfo
-from allasfs.transfer.listings import Found
+from allasfs.transfer.directories import Found
 
 # Versions that were asked for and are remembered.
 REMEMBERED = 100_000

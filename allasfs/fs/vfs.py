@@ -60,8 +60,9 @@ from allasfs.store.api import AccountInfo, ObjectInfo, Store
 from allasfs.transfer.ahead import Ahead
 from allasfs.transfer.blocks import Memory
 from allasfs.transfer.checksum import Bytes
+from allasfs.transfer.directories import Found
 from allasfs.transfer.leftovers import Leftovers
-from allasfs.transfer.listings import Found, Listings
+from allasfs.transfer.listings import Listings
 from allasfs.transfer.reader import Reader
 from allasfs.transfer.rescue import Rescue
 from allasfs.transfer.resume import Resume

@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from cachetools import LRUCache
@@ -25,7 +25,7 @@ from allasfs.config import Config
 from allasfs.deadline import Clock, current
 from allasfs.errors import AccessDenied, NotFound
 from allasfs.store.api import ContainerInfo, Kind, ObjectInfo, Page, Store
-from allasfs.store.compact import Versions
+from allasfs.transfer.directories import Directory, Found, is_shown, place, shadow, shows, split
 
 log = logging.getLogger(__name__)
 
@@ -40,81 +40,8 @@ LONGER = 1 / 30
 SETTLE_S = 30.0
 # Versions of a name that are remembered meanwhile.
 VERSIONS = 16
-LONGEST_COMPONENT = 255
-# Added to the name of an object beside which there is a directory of the same name.
-SHADOWED = "~object"
 # How long to wait for another thread's listing before looking again.
 WAIT_S = 1.0
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a name is: a file, a directory, or nothing."""
-
-    file: ObjectInfo | None = None
-    is_dir: bool = False
-
-
-@dataclass
-class Directory:
-    """The entries of one directory: files by name, and the names of directories."""
-
-    born: float
-    prefix: str
-    files: Versions = field(init=False)
-    dirs: set[str] = field(default_factory=set)
-    # The zero-byte object ``prefix`` itself, which keeps the directory when it is empty.
-    marker: ObjectInfo | None = None
-    # Entries of the other convention: an object of a directory's name and type, without slash.
-    typed: dict[str, ObjectInfo] = field(default_factory=dict)
-    # How many objects have names that a file system cannot show.
-    hidden: int = 0
-
-    def __post_init__(self) -> None:
-        self.files = Versions(self.prefix)
-
-    def __len__(self) -> int:
-        return 1 + len(self.files) + len(self.dirs)
-
-    def find(self, name: str) -> Found:
-        """Return what a name is here."""
-        return Found(self.files.get(name), name in self.dirs)
-
-    def shown(self, name: str) -> str:
-        """Return the name under which the object ``name`` of this directory is shown."""
-        return name + SHADOWED if name in self.dirs else name
-
-    def listed(self, name: str) -> ObjectInfo | None:
-        """Return the object ``name``, under whatever name it is shown."""
-        info = self.files.get(self.shown(name))
-        return info if info is not None and _split(info.key)[1] == name else None
-
-    def add_dir(self, name: str) -> None:
-        """Enter a directory; an object of its name steps aside."""
-        if name in self.dirs:
-            return
-        self.dirs.add(name)
-        info = self.files.pop(name, None)
-        if info is not None:
-            self.set_aside(name, info)
-
-    def set_aside(self, name: str, info: ObjectInfo) -> None:
-        """Show an object beside the directory of the same name, if no other has that name."""
-        shown = self.shown(name)
-        there = self.files.get(shown)
-        is_taken = shown in self.dirs or (there is not None and there.key != info.key)
-        if is_taken or not _is_shown(shown):
-            self.hidden += 1
-        else:
-            self.files[shown] = info
-
-    def remove_dir(self, name: str) -> None:
-        """Take a directory out; an object of its name has the name for itself again."""
-        beside = self.listed(name)
-        if name in self.dirs and beside is not None:
-            del self.files[self.shown(name)]
-            self.files[name] = beside
-        self.dirs.discard(name)
 
 
 @dataclass(frozen=True)
@@ -328,7 +255,7 @@ class Listings:
 
     def markers(self, bucket: str, prefix: str) -> list[ObjectInfo]:
         """Return the objects that keep a directory when it is empty, ours first."""
-        parent, name = _split(prefix)
+        parent, name = split(prefix)
         own = self.directory(bucket, prefix).marker
         above = self._cached(bucket, parent)
         typed = above.typed.get(name) if above is not None else None
@@ -351,7 +278,7 @@ class Listings:
 
     def is_only(self, bucket: str, key: str) -> bool:
         """Whether a name is the last one in its directory, also of those that cannot be shown."""
-        prefix, name = _split(key)
+        prefix, name = split(key)
         directory = self.directory(bucket, prefix)
         with self._lock:
             names = directory.files.keys() | directory.dirs
@@ -471,16 +398,16 @@ class Listings:
         found = {prefix: Directory(born, prefix)}
         for page in pages:
             for info in page.objects:
-                _place(found, prefix, info, is_flat=is_flat)
+                place(found, prefix, info, is_flat=is_flat)
             for subdir in page.subdirs:
                 name = subdir[len(prefix) : -1]
-                if _is_shown(name):
+                if is_shown(name):
                     found[prefix].dirs.add(name)
                 else:
                     found[prefix].hidden += 1
         self._confirm(bucket, prefix, found, born, is_flat=is_flat)
         for directory in found.values():
-            _shadow(directory)
+            shadow(directory)
         with self._lock:
             for key, directory in found.items():
                 self._dirs[bucket, key] = directory
@@ -507,7 +434,7 @@ class Listings:
         for key, edit in recent.items():
             if edit.stored is None or not key.startswith(prefix):
                 continue
-            if _shows(found, prefix, key, is_flat=is_flat):
+            if shows(found, prefix, key, is_flat=is_flat):
                 continue
             self._is_there(bucket, key, edit)
 
@@ -537,7 +464,7 @@ class Listings:
         """Take out an empty directory that this mount removed."""
         with self._lock:
             self._dirs.pop((bucket, prefix), None)
-            parent, name = _split(prefix)
+            parent, name = split(prefix)
             directory = self._dirs.get((bucket, parent))
             if directory is not None:
                 directory.remove_dir(name)
@@ -552,7 +479,7 @@ class Listings:
         """What is below a prefix is not known any more: let the next look ask the store."""
         with self._lock:
             self._drop_below(bucket, prefix)
-            self._dirs.pop((bucket, _split(prefix)[0]), None)
+            self._dirs.pop((bucket, split(prefix)[0]), None)
 
     def _drop_below(self, bucket: str, prefix: str) -> None:
         for key in [key for key in self._dirs if key[0] == bucket and key[1].startswith(prefix)]:
@@ -563,7 +490,7 @@ class Listings:
         with self._lock:
             if bucket in self._edits:
                 self._edits[bucket].pop(key, None)
-            self._dirs.pop((bucket, _split(key)[0]), None)
+            self._dirs.pop((bucket, split(key)[0]), None)
 
     def status(self) -> dict[str, int]:
         """Return how much is cached."""
@@ -586,7 +513,7 @@ class Listings:
 
     def _versions(self, bucket: str, key: str, before: _Edit | None) -> tuple[ObjectInfo, ...]:
         """Return the versions of a name that a change now makes old (locked)."""
-        prefix, name = _split(key)
+        prefix, name = split(key)
         directory = self._dirs.get((bucket, prefix))
         # The object of a marker's name without the slash is another one.
         is_known = directory is not None and not key.endswith("/")
@@ -610,7 +537,7 @@ class Listings:
         marked = self._dirs.get((bucket, key.removesuffix("/") + "/"))
         if marked is not None and marked.marker and marked.marker.key == key:
             marked.marker = None
-        prefix, name = _split(key)
+        prefix, name = split(key)
         directory = self._dirs.get((bucket, prefix))
         if directory is None or key.endswith("/"):
             return
@@ -621,7 +548,7 @@ class Listings:
             del directory.files[directory.shown(name)]
 
     def _apply_stored(self, bucket: str, info: ObjectInfo, edit: _Edit, born: float) -> None:
-        prefix, name = _split(info.key)
+        prefix, name = split(info.key)
         # The directories on the way exist now; those that were not there are known to hold
         # nothing else.
         self._make_way(bucket, prefix)
@@ -672,7 +599,7 @@ class Listings:
         """Enter a directory and those above it where their parent is cached (locked)."""
         if not prefix:
             return
-        parent, name = _split(prefix)
+        parent, name = split(prefix)
         self._make_way(bucket, parent)
         above = self._dirs.get((bucket, parent))
         if above is None or name in above.dirs:
@@ -686,64 +613,3 @@ def _is_version(listed: ObjectInfo, known: ObjectInfo) -> bool:
     if listed.kind is Kind.UNKNOWN:
         listed = replace(listed, size=known.size, etag=known.etag)
     return listed.same_version(known)
-
-
-def _split(key: str) -> tuple[str, str]:
-    """Return (prefix of the parent directory, name) of a key or a prefix."""
-    parent, slash, name = key.removesuffix("/").rpartition("/")
-    return parent + slash, name
-
-
-def _is_shown(name: str) -> bool:
-    """Whether a file system can show a component: Linux allows 1 to 255 bytes and no dots alone."""
-    if name in ("", ".", "..") or "\0" in name:
-        return False
-    return len(name) * 4 <= LONGEST_COMPONENT or len(name.encode()) <= LONGEST_COMPONENT
-
-
-def _place(found: dict[str, Directory], prefix: str, info: ObjectInfo, *, is_flat: bool) -> None:
-    """Put a listed object into the directory that holds it, making those on the way."""
-    rest = info.key[len(prefix) :]
-    *parents, name = rest.split("/")
-    where = prefix
-    for component in parents:
-        if not _is_shown(component):
-            found[where].hidden += 1
-            return
-        found[where].dirs.add(component)
-        where += component + "/"
-        if where not in found:
-            if not is_flat:
-                return
-            found[where] = Directory(found[prefix].born, where)
-    if not name:
-        found[where].marker = info
-    elif not _is_shown(name):
-        found[where].hidden += 1
-    elif info.is_marker:
-        found[where].dirs.add(name)
-        found[where].typed[name] = info
-        if is_flat:
-            below = f"{where}{name}/"
-            found.setdefault(below, Directory(found[prefix].born, below))
-    else:
-        found[where].files[name] = info
-
-
-def _shows(found: dict[str, Directory], prefix: str, key: str, *, is_flat: bool) -> bool:
-    """Whether a listing of ``prefix`` has an object or, in a directory's own, the way to it."""
-    rest = key[len(prefix) :]
-    top, slash, _ = rest.partition("/")
-    if slash and not is_flat:
-        return top in found[prefix].dirs
-    if key.endswith("/"):
-        return key in found and found[key].marker is not None
-    parent, name = _split(key)
-    directory = found.get(parent)
-    return directory is not None and (name in directory.files or name in directory.dirs)
-
-
-def _shadow(directory: Directory) -> None:
-    """Where a file and a directory have one name, the directory has it."""
-    for name in directory.dirs & directory.files.keys():
-        directory.set_aside(name, directory.files.pop(name))

@@ -13,7 +13,8 @@ from allasfs.deadline import within
 from allasfs.errors import NotFound, TimedOut, Unavailable
 from allasfs.store.api import DIRECTORY_TYPE, Capabilities, Page
 from allasfs.transfer import listings as listings_module
-from allasfs.transfer.listings import Found, Listings
+from allasfs.transfer.directories import Found
+from allasfs.transfer.listings import Listings
 from tests.fakes.clock import FakeClock
 from tests.fakes.memstore import OPENSTACK, RGW, Call, MemStore, put_bytes
 
