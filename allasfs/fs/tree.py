@@ -116,12 +116,13 @@ class Tree:
         return self._attributes.directory(given, mtime_ns=bucket.mtime_ns)
 
     def _directory_attr(self, place: Place) -> Attr:
-        marker = self._listings.cached_marker(place.bucket, place.prefix)
-        if marker is None:
-            if self._listings.is_cached(place.bucket, place.prefix):
-                return self._attributes.directory()
-            # It is not listed for this: what its last known marker had.
+        directory = self._listings.looked_at(place.bucket, place.prefix)
+        if directory is None:
+            # What its last known marker had.
             return self._attributes.directory(self._attributes.latest(place.bucket, place.prefix))
+        marker = directory.marker
+        if marker is None:
+            return self._attributes.directory()
         marker = self.resolve(place.bucket, marker)
         given = self._attributes.given(place.bucket, marker)
         return self._attributes.directory(given, mtime_ns=marker.mtime_ns)
@@ -170,7 +171,7 @@ class Tree:
         with self._lock:
             is_second, self._last_asked = self._last_asked == directory, directory
         if is_second:
-            files, _ = self._listings.entries(bucket, directory.prefix)
+            files = self._listings.files(bucket, directory.prefix)
             known = self._attributes.metadata
             self.ask_ahead(bucket, [each for each in files.values() if known(bucket, each) is None])
 

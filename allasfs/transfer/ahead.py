@@ -125,7 +125,7 @@ class Ahead:
         """See that the next names are known, if the listing is: nothing is asked for it."""
         if len(walk.next) >= LOOKED_UP // 2 or not self._listings.is_cached(*place):
             return
-        files = self._listings.entries(*place)[0]
+        files = self._listings.files(*place)
         names = iter(files)
         for name in names:
             if name == walk.last:

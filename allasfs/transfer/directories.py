@@ -37,6 +37,10 @@ class Directory:
     typed: dict[str, ObjectInfo] = field(default_factory=dict)
     # How many objects have names that a file system cannot show.
     hidden: int = 0
+    # Whether it was listed without what is below, of which there is some: a look asks for it.
+    is_alone: bool = False
+    # Whether this mount made it, and never listed it.
+    is_own: bool = False
 
     def __post_init__(self) -> None:
         self.files = Versions(self.prefix)

@@ -2,8 +2,9 @@
 
 A directory is known whole or not at all, so that a name which it lacks is known not to exist. One
 listing without delimiter answers for a whole subtree when it fits in a page; larger ones are listed
-directory by directory. Own changes are entered in what is cached, and into listings that were on
-their way while the change happened: nothing is listed again after a write.
+directory by directory. Where the first look is at a name, its directory is listed alone, and what
+is below it when it is wanted. Own changes are entered in what is cached, and into listings that
+were on their way while the change happened: nothing is listed again after a write.
 
 Ages count from the moment a request was sent, never from its answer.
 """
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 # A subtree of more objects than this is listed directory by directory: one page of the largest
 # size that servers give.
 FLAT_OBJECTS = 10_000
+# All of a bucket of at most so many objects is listed as soon as a directory alone.
+SMALL_OBJECTS = 1_000
 # A program that goes through a directory shall do so by one listing of it: of large ones, a listing
 # is believed longer by this share of the TTL for each 10,000 names (2 s of a minute).
 LONGER = 1 / 30
@@ -66,6 +69,10 @@ class _Edit:
                 return True
         known = (self.stored, self.removed, *self.older)
         return any(version is not None and _is_version(listed, version) for version in known)
+
+
+class _TooManyError(Exception):
+    """There is more below a directory than a look at it is worth."""
 
 
 class Listings:
@@ -103,6 +110,8 @@ class Listings:
         self._denied_born: float | None = None
         # Buckets that proved too large for one listing, where the account's tells no figures.
         self._large: set[str] = set()
+        # Buckets in which programs go from directory to directory: all is listed at once.
+        self._walked: set[str] = set()
         # The metadata of buckets, which listings do not tell.
         self._metadata: LRUCache[str, tuple[float, Mapping[str, str]]] = LRUCache(10_000)
 
@@ -248,10 +257,19 @@ class Listings:
         return name in directory.dirs
 
     def entries(self, bucket: str, prefix: str) -> tuple[Mapping[str, ObjectInfo], list[str]]:
-        """Return the files and the directories of a directory, by their names in it."""
-        directory = self.directory(bucket, prefix)
+        """Return the files and the directories of a directory, by their names in it.
+
+        Who reads a directory goes on to those in it: they are listed too.
+        """
+        directory = self.directory(bucket, prefix, with_below=True)
         with self._lock:
             return directory.files.snapshot(), list(directory.dirs)
+
+    def files(self, bucket: str, prefix: str) -> Mapping[str, ObjectInfo]:
+        """Return the files of a directory, by their names in it."""
+        directory = self.directory(bucket, prefix)
+        with self._lock:
+            return directory.files.snapshot()
 
     def markers(self, bucket: str, prefix: str) -> list[ObjectInfo]:
         """Return the objects that keep a directory when it is empty, ours first."""
@@ -265,10 +283,19 @@ class Listings:
         """Whether a directory's listing is at hand."""
         return self._cached(bucket, prefix) is not None
 
-    def cached_marker(self, bucket: str, prefix: str) -> ObjectInfo | None:
-        """Return a directory's own marker if its listing is at hand: asks nobody."""
-        directory = self._cached(bucket, prefix)
-        return directory.marker if directory is not None else None
+    def looked_at(self, bucket: str, prefix: str) -> Directory | None:
+        """Return a directory whose attributes are wanted, None if it is not listed for this."""
+        with self._lock:
+            known = self._fresh(bucket, prefix)
+            above = self._alone_above(bucket, prefix)
+        if known is not None or above is None:
+            return known
+        try:
+            return self.directory(bucket, prefix, is_look=True)
+        except _TooManyError:
+            with self._lock:
+                above.is_alone = False
+            return None
 
     def is_empty(self, bucket: str, prefix: str) -> bool:
         """Whether a directory has no entry, not even one that cannot be shown."""
@@ -284,21 +311,76 @@ class Listings:
             names = directory.files.keys() | directory.dirs
             return names == {name} and not directory.hidden
 
-    def directory(self, bucket: str, prefix: str) -> Directory:
-        """Return a directory, fetched if it is not known or too old."""
+    def directory(
+        self, bucket: str, prefix: str, *, with_below: bool = False, is_look: bool = False
+    ) -> Directory:
+        """Return a directory, fetched if it is not known or too old.
+
+        ``with_below``: also if the directories in it are not. ``is_look``: raise _TooManyError
+        where what is below is no single listing.
+        """
         while True:
             with self._lock:
                 known = self._fresh(bucket, prefix)
-                if known is not None:
+                if known is not None and not (with_below and known.is_alone):
                     return known
-                if self._is_being_fetched(bucket, prefix):
-                    self._wait(f"{bucket}/{prefix}")
+                top = self._top(bucket, prefix)
+                if self._is_being_fetched(bucket, top):
+                    self._wait(f"{bucket}/{top}")
                     continue
-                self._fetching.add((bucket, prefix))
+                is_alone = not (with_below or is_look) and self._begins_alone(bucket, prefix)
+                self._fetching.add((bucket, top))
             try:
-                return self._fetch(bucket, prefix)
+                if is_alone:
+                    return self._fetch_alone(bucket, prefix)
+                found = self._fetch(bucket, top, is_look=is_look)
             finally:
-                self._fetched((bucket, prefix))
+                self._fetched((bucket, top))
+            if top == prefix:
+                return found
+
+    def _begins_alone(self, bucket: str, prefix: str) -> bool:
+        """Whether a directory is listed without what is below it: a name is wanted (locked).
+
+        Not where this was seen to be the beginning of a walk, and not if there is little below.
+        """
+        if bucket in self._walked or self._is_large(bucket):
+            return False
+        if prefix and self._fresh(bucket, split(prefix)[0]) is not None:
+            return False
+        count = self._count(bucket)
+        return count is None or count > SMALL_OBJECTS
+
+    def _alone_above(self, bucket: str, prefix: str) -> Directory | None:
+        """Return the directory above, if it was listed alone (locked)."""
+        above = self._fresh(bucket, split(prefix)[0]) if prefix else None
+        return above if above is not None and above.is_alone else None
+
+    def _top(self, bucket: str, prefix: str) -> str:
+        """Return what is listed for a directory that is not known: it, or the one above (locked).
+
+        A second one of several in a directory that was listed alone is a walk.
+        """
+        above = self._alone_above(bucket, prefix)
+        if above is None:
+            return prefix
+        below = (self._fresh(bucket, f"{above.prefix}{name}/") for name in above.dirs)
+        known = [directory for directory in below if directory is not None]
+        are_own = all(directory.is_own for directory in known)
+        if are_own or len(above.dirs) - len(known) <= 1:
+            return prefix
+        self._walked.add(bucket)
+        return above.prefix
+
+    def _count(self, bucket: str) -> int | None:
+        """Return how many objects a bucket has, as the account's listing tells (locked)."""
+        known = self._buckets.get(bucket)
+        return known.count if known is not None else None
+
+    def _is_large(self, bucket: str) -> bool:
+        """Whether a bucket is too large for one listing, as far as is known (locked)."""
+        count = self._count(bucket)
+        return bucket in self._large if count is None else count > FLAT_OBJECTS
 
     def _wait(self, subject: str) -> None:
         """Wait for another thread's listing (locked); raise TimedOut."""
@@ -362,16 +444,18 @@ class Listings:
             with self._lock:
                 self._requested.remove(born)
 
-    def _fetch(self, bucket: str, prefix: str) -> Directory:
+    def _fetch_alone(self, bucket: str, prefix: str) -> Directory:
         with self._requesting() as born:
-            return self._fetch_at(born, bucket, prefix)
+            pages = self._store.listing(bucket, prefix=prefix, delimiter="/")
+            return self._enter(bucket, prefix, pages, born, is_flat=False, is_alone=True)
 
-    def _fetch_at(self, born: float, bucket: str, prefix: str) -> Directory:
+    def _fetch(self, bucket: str, prefix: str, *, is_look: bool) -> Directory:
+        with self._requesting() as born:
+            return self._fetch_at(born, bucket, prefix, is_look=is_look)
+
+    def _fetch_at(self, born: float, bucket: str, prefix: str, *, is_look: bool) -> Directory:
         with self._lock:
-            known = self._buckets.get(bucket)
-            is_large = bucket in self._large
-        if known is not None and known.count is not None:
-            is_large = known.count > FLAT_OBJECTS
+            is_large = self._is_large(bucket)
         begun: list[Page] = []
         if not (is_large and not prefix):
             count = 0
@@ -381,6 +465,8 @@ class Listings:
                 if count > FLAT_OBJECTS:
                     with self._lock:
                         self._large.add(bucket)
+                    if is_look:
+                        raise _TooManyError
                     break
             else:
                 return self._enter(bucket, prefix, begun, born, is_flat=True)
@@ -392,7 +478,14 @@ class Listings:
         return self._enter(bucket, prefix, chain(begun, rest), born, is_flat=False)
 
     def _enter(
-        self, bucket: str, prefix: str, pages: Iterable[Page], born: float, *, is_flat: bool
+        self,
+        bucket: str,
+        prefix: str,
+        pages: Iterable[Page],
+        born: float,
+        *,
+        is_flat: bool,
+        is_alone: bool = False,
     ) -> Directory:
         """Build the directories of a complete listing, put them in the cache, return the top."""
         found = {prefix: Directory(born, prefix)}
@@ -408,6 +501,7 @@ class Listings:
         self._confirm(bucket, prefix, found, born, is_flat=is_flat)
         for directory in found.values():
             shadow(directory)
+        found[prefix].is_alone = is_alone and bool(found[prefix].dirs)
         with self._lock:
             for key, directory in found.items():
                 self._dirs[bucket, key] = directory
@@ -605,7 +699,7 @@ class Listings:
         if above is None or name in above.dirs:
             return
         above.add_dir(name)
-        self._dirs[bucket, prefix] = Directory(above.born, prefix)
+        self._dirs[bucket, prefix] = Directory(above.born, prefix, is_own=True)
 
 
 def _is_version(listed: ObjectInfo, known: ObjectInfo) -> bool:

@@ -145,6 +145,7 @@ class Machine(RuleBasedStateMachine):
         is_rgw=st.booleans(),
         page=st.sampled_from([10_000, 2]),
         flat=st.sampled_from([10_000, 3]),
+        small=st.sampled_from([1000, 0]),
         place=st.sampled_from([("", ""), (BUCKET, ""), (BUCKET, "pre/")]),
         is_watched=st.booleans(),
         is_filled=st.booleans(),
@@ -154,6 +155,7 @@ class Machine(RuleBasedStateMachine):
         is_rgw: bool,
         page: int,
         flat: int,
+        small: int,
         place: tuple[str, str],
         is_watched: bool,
         is_filled: bool,
@@ -161,6 +163,7 @@ class Machine(RuleBasedStateMachine):
         """Start with an empty bucket or a small tree, on a server and in a way to mount it."""
         self._patches.setattr(large, "SMALLEST_SEGMENT", SEGMENT // 2)
         self._patches.setattr(listings, "FLAT_OBJECTS", flat)
+        self._patches.setattr(listings, "SMALL_OBJECTS", small)
         self._patches.setattr(reader, "RESUME_WAIT_S", 0.0)
         self.clock = FakeClock()
         capabilities = replace(RGW if is_rgw else OPENSTACK, listing_limit=page)

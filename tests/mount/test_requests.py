@@ -156,10 +156,34 @@ def test_find_in_200_directories_asks_for_two_listings(counted: Counted, many: s
     assert counted.asked() == [ACCOUNT, f"GET /{many}", "HEAD "]
 
 
-def test_stat_in_an_unknown_tree_asks_for_two_listings(counted: Counted, many: str) -> None:
-    path = counted.path / many / "dir-007" / "file-2007"
-    assert path.stat().st_size == len("dir-007/file-2007")
-    assert set(counted.asked()) <= {ACCOUNT, f"GET /{many}", f"GET /{many} ?prefix=dir-007/"}
+def test_ls_of_a_directory_lists_no_other_one(counted: Counted, many: str) -> None:
+    printed = succeed("ls", "-l", counted.path / many / "dir-007")
+    assert printed.count("file-") == (FILES - BESIDE) // DIRECTORIES
+    # Where it is, and what is in it.
+    assert counted.asked() == [
+        ACCOUNT,
+        f"GET /{many} ?delimiter=/",
+        f"GET /{many} ?prefix=dir-007/",
+    ]
+
+
+def test_stat_of_a_name_lists_its_directory_alone(counted: Counted, many: str) -> None:
+    assert (counted.path / many / "file-0042").stat().st_size == len("file-0042")
+    assert not (counted.path / many / "lacking").exists()
+    assert counted.asked() == [ACCOUNT, f"GET /{many} ?delimiter=/"]
+
+
+def test_stat_in_all_of_200_directories_asks_for_four_listings(counted: Counted, many: str) -> None:
+    for number in range(BESIDE, FILES):
+        name = f"dir-{number % DIRECTORIES:03}/file-{number:04}"
+        assert (counted.path / many / name).stat().st_size == len(name)
+    # The second directory shows that it is a walk.
+    assert counted.asked() == [
+        ACCOUNT,
+        f"GET /{many}",
+        f"GET /{many} ?delimiter=/",
+        f"GET /{many} ?prefix=dir-000/",
+    ]
 
 
 def test_a_name_that_a_listing_lacks_is_known_not_to_exist(counted: Counted, many: str) -> None:

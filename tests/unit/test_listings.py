@@ -184,14 +184,18 @@ def test_no_page_of_a_large_directory_without_others_in_it_is_asked_for_twice(
     assert store.counts() == {"listing": 4}
 
 
-def test_sixteen_threads_cause_one_request(store: MemStore, listings: Listings) -> None:
+@pytest.mark.parametrize("what", ["names", "directories", "both"])
+def test_sixteen_threads_cause_one_request(store: MemStore, listings: Listings, what: str) -> None:
     put_bytes(store, "bucket", "d/a", b"1")
+    if what == "both":
+        # It is known to be small.
+        listings.buckets()
     barrier = threading.Barrier(16)
     store.forget_calls()
 
     def look(number: int) -> bool:
         barrier.wait()
-        if number % 2:
+        if what == "names" or (what == "both" and number % 2):
             return listings.find("bucket", "d").is_dir
         return names(listings) == ["d/"]
 
