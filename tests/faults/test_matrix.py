@@ -63,7 +63,8 @@ FAULTS: tuple[Fault, ...] = (
     passing(do.status(503, Retry_After="0"), "503 at once"),
     # What will not.
     final(do.status(400), "400", errno.EINVAL),
-    final(do.status(403), "403", errno.EACCES, errno.ENOENT),
+    # EFBIG: of a segment, whose bucket may be looked at.
+    final(do.status(403), "403", errno.EACCES, errno.ENOENT, errno.EFBIG),
     replace(final(do.status(404), "404", errno.ENOENT, errno.ESTALE), misleads=True),
     final(do.status(405), "405", errno.EIO),
     final(do.status(409), "409", errno.EIO, errno.EEXIST, errno.ENOTEMPTY),
