@@ -80,8 +80,8 @@ def many(cloud: Cloud) -> str:
 class Counted:
     """A new mount, and what it asked since the last look."""
 
-    def __init__(self, cloud: Cloud, mount: MakeMount) -> None:
-        self.path = mount(ttl=TTL_S).path
+    def __init__(self, cloud: Cloud, mount: MakeMount, **options: object) -> None:
+        self.path = mount(ttl=TTL_S, **options).path
         self._cloud = cloud
         self._account = urlsplit(cloud.storage_url).path
         cloud.forget_requests()

@@ -43,3 +43,12 @@ def test_every_task_is_described() -> None:
     tasks = TEXT.partition("## The tasks")[2].partition(document.BEGIN)[0]
     rows = [line.split(" | ")[0] for line in tasks.splitlines() if line.startswith("| `")]
     assert [name for row in rows for name in re.findall(r"`([^`]+)`", row)] == list(TASKS)
+
+
+def test_the_requests_of_every_task_are_counted_by_tests_that_are_there() -> None:
+    told = TEXT.partition("What allasfs asks of the store for them")[2].partition("The bars (")[0]
+    words = re.findall(r"`([^`]+)`", told)
+    counting = [word for word in words if word.startswith("test_")]
+    assert sorted(set(words) - set(counting)) == sorted(TASKS)
+    tests = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
+    assert [name for name in counting if f"def {name}(" not in tests] == []
