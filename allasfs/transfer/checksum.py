@@ -42,7 +42,8 @@ class Checksum:
         self._hashed = 0
         # How far the file was written in order.
         self._written = 0
-        self._is_working = False
+        # Whether a thread shall come, and whether one is at it.
+        self._is_due = self._is_working = False
         self._is_wanted = True
 
     def want(self, is_wanted: bool) -> None:
@@ -59,13 +60,13 @@ class Checksum:
             if offset != self._written or not self._is_wanted:
                 return
             self._written = stop
-            if self._is_working:
+            if self._is_due or self._is_working:
                 return
             if stop <= STEP_BYTES and self._hashed == offset:
                 self._md5.update(data)
                 self._hashed = stop
             elif stop - self._hashed >= STEP_BYTES:
-                self._is_working = True
+                self._is_due = True
                 self._pool.submit(self._follow)
 
     def cut(self, size: int) -> None:
@@ -86,7 +87,8 @@ class Checksum:
         with self._lock:
             while self._is_working:
                 self._lock.wait()
-            self._is_working = True
+            # A thread that is busy with other files need not come.
+            self._is_due, self._is_working = False, True
             self._written = max(self._written, size)
         try:
             while self._hash_more(1):
@@ -96,6 +98,10 @@ class Checksum:
             self._ended()
 
     def _follow(self) -> None:
+        with self._lock:
+            if not self._is_due or self._is_working:
+                return
+            self._is_due, self._is_working = False, True
         try:
             # It ended, or its disk fails: who asks for the checksum is told.
             with suppress(FsError):

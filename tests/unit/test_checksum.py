@@ -212,6 +212,22 @@ def test_the_checksum_waits_for_the_thread(threads: ThreadPoolExecutor) -> None:
     assert len(set(spans)) == len(spans)
 
 
+def test_the_checksum_waits_for_no_thread_that_is_busy_with_other_files(later: Later) -> None:
+    file = File(later)
+    file.write_all(4 * MIB)
+    (job,) = later.jobs
+    assert file.md5() == md5_of(file.data)
+    file.read_spans.clear()
+    # It comes too late, and again for what was written meanwhile.
+    job()
+    assert file.read_spans == []
+    for start in range(4 * MIB, 8 * MIB, BLOCK):
+        file.write(start, bytes(BLOCK))
+    later.run()
+    assert file.md5() == md5_of(file.data)
+    assert len(set(file.read_spans)) == len(file.read_spans)
+
+
 def test_many_writers_and_their_threads(threads: ThreadPoolExecutor) -> None:
     draw = random.Random(7)
     for _ in range(20):
