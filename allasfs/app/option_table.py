@@ -179,7 +179,7 @@ MOUNT_OPTIONS = (
         "attr-db",
         "attr_db",
         _path,
-        "File that remembers them, also for other mounts of yours.",
+        "File that remembers times, modes and owners, also for other mounts of yours.",
         "FILE",
         "a file of this computer in your cache folder (~/.cache/allasfs)",
     ),
@@ -187,7 +187,7 @@ MOUNT_OPTIONS = (
         "attr-db-rows",
         "attr_db_rows",
         _number,
-        "How many objects it remembers at most; 0 remembers none.",
+        "How many objects attr-db remembers at most; 0 remembers none.",
         "N",
     ),
     Option("xattrs", "xattrs", yes_or_no, "Offer extended attributes (user.*)."),
@@ -197,7 +197,7 @@ STORE_OPTIONS = (
         "bucket",
         "bucket",
         str,
-        "The bucket to mount, or a folder in it; a BUCKET in the command's own words counts more.",
+        "The bucket to mount, or a folder in it; a BUCKET before DIR counts more.",
         "BUCKET[/PREFIX]",
         "the whole project",
     ),
@@ -206,7 +206,7 @@ STORE_OPTIONS = (
         "ttl_s",
         _seconds,
         "How old an answer about names, sizes and times may be. Changes by others show after at"
-        " most this long.",
+        " most this long, in directories of 10,000 names somewhat later.",
         "SECONDS",
     ),
     Option(
@@ -232,13 +232,13 @@ STORE_OPTIONS = (
         "Descriptors that the process may have open, up to its hard limit.",
         "N",
     ),
-    Option("memory", "memory", _MEMORY, "Limit of memory for reading.", "SIZE"),
+    Option("memory", "memory", _MEMORY, "Memory for what is read ahead and kept.", "SIZE"),
     Option(
         "names",
         "names",
         _count,
-        "Names of objects that are remembered, 250 bytes each; a bucket or folder of more is not"
-        " listed.",
+        "Names of objects that are remembered, up to 500 bytes each; a bucket or folder of more is"
+        " not listed.",
         "N",
     ),
     Option(
@@ -280,7 +280,7 @@ STORE_OPTIONS = (
         "How files in segments are published: by a static (slo) or a dynamic (dlo) manifest; auto"
         " takes static ones where listings tell their size (OpenStack Swift), else dynamic ones"
         " (Ceph RGW, Allas).",
-        "KIND",
+        "auto|slo|dlo",
     ),
     Option("show-segments", "show_segments", yes_or_no, "Show the buckets that hold segments."),
     Option(
@@ -333,7 +333,7 @@ CREDENTIAL_OPTIONS = (
         _path,
         "Certificates of the authorities to trust.",
         "FILE",
-        "OS_CACERT, else those of the system",
+        "OS_CACERT, else REQUESTS_CA_BUNDLE, else those of the Python package certifi",
     ),
     Option(
         "storage-url",

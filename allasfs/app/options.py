@@ -73,10 +73,10 @@ EPILOG = f"""\
 Each option is also an item of -o (-o ttl=10,ro), an environment variable ({ENV_PREFIX}TTL=10) and a
 line of a configuration file (ttl = 10). The command line counts most, and on it the later word;
 then the environment; then the file named by --config; then ~/.config/allasfs/allasfs.conf; then
-/etc/allasfs/allasfs.conf. Sizes are whole numbers with K, M, G or T (powers of 1024). An option
-without a value says yes; --no-NAME and --NAME=no say no. What fstab writes in -o for mount(8)
-(_netdev, nofail, x-..., and the like) is accepted; noexec, nosuid, nodev, noatime and sync reach
-the kernel.
+/etc/allasfs/allasfs.conf. Sizes are whole numbers with K, M, G or T (powers of 1024). The name of a
+yes-or-no option alone says yes; --no-NAME and --NAME=no say no. What fstab writes in -o for
+mount(8) (_netdev, nofail, x-..., and the like) is accepted; noexec, nosuid, nodev, noatime and sync
+reach the kernel.
 """
 
 

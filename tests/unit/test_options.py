@@ -141,7 +141,7 @@ SAMPLES = {
     "COMMAND": ("get | cut -c1", "get | cut -c1"),
     "URL": ("https://a/b", "https://a/b"),
     "LEVEL": ("debug", "debug"),
-    "KIND": ("slo", "slo"),
+    "auto|slo|dlo": ("slo", "slo"),
     "BUCKET": ("name", ("name",)),
     "BUCKET[/PREFIX]": ("name", "name"),
     "listed|exact": ("exact", True),
