@@ -365,8 +365,8 @@ def _own(path: Path, log_target: str) -> int:
         pid, _ = _read_lock(fd)
         os.close(fd)
         raise AlreadyMounted(
-            f"process {pid} has not finished with this mount point: it starts, or it uploads what"
-            " was written; 'allasfs umount' waits for its end"
+            f"process {pid} has not finished with this mount point: it is starting, or uploading"
+            " what was written; 'allasfs umount' waits for its end"
         ) from exc
     os.ftruncate(fd, 0)
     os.write(fd, f"{os.getpid()}\n{log_target}\n".encode(errors="surrogateescape"))

@@ -26,7 +26,7 @@ def run(
     try:
         from allasfs.demo import Cloud, DemoError
     except ImportError as exc:
-        line = f"the demo needs the Python package {exc.name}: install 'allasfs[demo]'"
+        line = f"the demo needs the Python package {exc.name}: pip install '.[demo]' in a checkout"
         raise MissingPackage(line) from exc
     with _interruptible() as interrupted, _folder(folder) as place:
         _say("starting Swift and Keystone on this computer ...")

@@ -190,7 +190,7 @@ class Recover:
         for name in asked.ids:
             same = [each for each in found if each.entry.id.startswith(name)]
             if len(same) != 1 or not name:
-                many = "is of no file that is kept" if not same else "is the beginning of several"
+                many = "is the ID of no kept file" if not same else "is the beginning of several"
                 raise UsageError(f"{name!r} {many}; 'allasfs recover' lists them")
             if same[0] not in chosen:
                 chosen += same

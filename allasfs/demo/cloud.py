@@ -313,7 +313,8 @@ class Cloud:
 def _check_packages() -> None:
     missing = [name for name in NEEDED_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise DemoError(f"the demo cloud needs {', '.join(missing)}: install allasfs[demo]")
+        names = ", ".join(missing)
+        raise DemoError(f"the demo cloud needs {names}: pip install '.[demo]' in a checkout")
 
 
 def _check_folder(folder: Path) -> None:

@@ -53,7 +53,7 @@ def _read(named: NamedCloud) -> Cloud:
     except ImportError:
         raise MissingPackage(
             f"cloud {named.name}: openstacksdk, which reads clouds.yaml, is not installed:"
-            " pip install 'allasfs[clouds]'"
+            " pip install openstacksdk"
         ) from None
     config = OpenStackConfig(
         config_files=_texts(named.config_files),

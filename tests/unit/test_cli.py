@@ -238,7 +238,7 @@ def test_the_helper_of_mount_does_not_mount_when_only_a_pretence_is_wanted(
         (["retry", "ab", "--ttl"], "option '--ttl' needs a value"),
         (["retry", "ab", "--ovre"], "unknown option '--ovre'"),
         (["save", "ab"], "name one ID and one FILE"),
-        (["discard", "ab"], "'ab' is of no file that is kept"),
+        (["discard", "ab"], "'ab' is the ID of no kept file"),
     ],
 )
 def test_a_wrong_word_of_recover_ends_with_2(folder: Path, args: list[str], line: str) -> None:
