@@ -62,8 +62,8 @@ class Config:
     # Files above the threshold become segments and a manifest: 5 GB is what Allas' instructions
     # say, and just below what one PUT may hold (5 GiB).
     segment_threshold: int = 5_000_000_000
-    # The segment size in CSC's examples; a file of 1 TiB then has 1024 segments of this size, so
-    # larger files get larger segments (store/large.py).
+    # The segment size in CSC's examples. As segments may be 1000 and nobody knows how large a file
+    # will be, later ones are larger (store/large.py).
     segment_size: int = GIB
     # How large objects are stored: "slo", "dlo", or "auto": static where listings tell their size.
     large_objects: str = "auto"

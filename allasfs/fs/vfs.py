@@ -1,7 +1,7 @@
 """Vfs: what POSIX calls mean on an object store. Knows nothing of FUSE.
 
 Paths are absolute in the mount; any thread may call any method; every failure is an ``FsError``.
-What each call promises is in docs/SEMANTICS.md; the methods are in the order of that document.
+What each call promises is in docs/SEMANTICS.md.
 """
 
 from __future__ import annotations

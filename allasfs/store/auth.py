@@ -71,7 +71,7 @@ class Auth(Protocol):
 
     @property
     def ca_file(self) -> str | None:
-        """The certificates to verify the store with; None for those of the system."""
+        """The certificates to verify the store with; None for those that requests takes."""
 
     def endpoint(self) -> Endpoint:
         """Return storage URL and a token that is valid now; authenticate if there is none."""

@@ -1,6 +1,6 @@
 """Large objects: their segments' names and sizes, how they are published, enumerated and removed.
 
-Layout (docs/DESIGN.md, "Large objects"): segments of ``bucket/key`` are
+Layout (docs/DESIGN.md, "Large files"): segments of ``bucket/key`` are
 ``bucket_segments/key/<time>-<random>/<16 digits>``, each stored by one PUT, and the manifest is
 published last. The digits are the offset in the file. Static large objects (SLO) are used where
 listings give their true size, dynamic ones (DLO) elsewhere. Old segments are removed only after

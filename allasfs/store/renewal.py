@@ -145,7 +145,7 @@ class Renewing:
 
     @property
     def ca_file(self) -> str | None:
-        """The certificates to verify the store with; None for those of the system."""
+        """The certificates to verify the store with; None for those that requests takes."""
         return self._asker.ca_file
 
     def endpoint(self) -> Endpoint:
