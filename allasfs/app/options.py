@@ -112,7 +112,7 @@ def make_parser(prog: str, files: Iterable[Path] = ()) -> configargparse.Argumen
     parser.add_argument(
         f"--{CONFIG_OPTION}",
         metavar="FILE",
-        help=f"Configuration file, read after the user's and the system's. [default: none]"
+        help=f"Configuration file; counts more than the user's and the system's. [default: none]"
         f" [{CONFIG_VARIABLE}]",
     )
     parser.add_argument(
