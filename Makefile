@@ -87,7 +87,7 @@ FRESH :=
 PATIENCE := 2
 NOTE :=
 bench: RUNS := 5
-bench: setup-bench  ## Measure beside rclone, s3fs and curl, over an hour: TASKS=, LINES=, CLIENTS=, RUNS=
+bench: setup-bench  ## Measure beside rclone, s3fs and curl, for hours: TASKS=, LINES=, CLIENTS=, RUNS=
 	$(PYTHON) -m bench --tasks '$(TASKS)' --lines '$(LINES)' --clients '$(CLIENTS)' \
 		--runs $(RUNS) --scale $(SCALE) --patience $(PATIENCE) \
 		--note '$(NOTE)' $(if $(FRESH),--fresh)
