@@ -23,11 +23,8 @@ def run(
     directory: str, folder: Path | None, mount_args: list[str], environ: Mapping[str, str]
 ) -> int:
     """Start a cloud in ``folder`` (None: a temporary one), mount it, stay; return the exit code."""
-    try:
-        from allasfs.demo import Cloud, DemoError
-    except ImportError as exc:
-        line = f"the demo needs the Python package {exc.name}: pip install '.[demo]' in a checkout"
-        raise MissingPackage(line) from exc
+    from allasfs.demo import Cloud, DemoError, PackagesMissing
+
     with _interruptible() as interrupted, _folder(folder) as place:
         _say("starting Swift and Keystone on this computer ...")
         try:
@@ -35,6 +32,8 @@ def run(
                 return _mount_until(
                     interrupted, directory, cloud.rc_file, mount_args, _own_environment(environ)
                 )
+        except PackagesMissing as exc:
+            raise MissingPackage(str(exc)) from exc
         except DemoError as exc:
             raise DemoFailed(str(exc)) from exc
 

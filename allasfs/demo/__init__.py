@@ -7,7 +7,7 @@ packages of allasfs[demo]; nothing here is used by a mount.
 from allasfs.demo.access import Request
 from allasfs.demo.cloud import Cloud
 from allasfs.demo.credentials import ApplicationCredential, Credentials, KeyPair, Token
-from allasfs.demo.errors import DemoError, ServiceDied
+from allasfs.demo.errors import DemoError, PackagesMissing, ServiceDied
 
 __all__ = [
     "ApplicationCredential",
@@ -15,6 +15,7 @@ __all__ = [
     "Credentials",
     "DemoError",
     "KeyPair",
+    "PackagesMissing",
     "Request",
     "ServiceDied",
     "Token",

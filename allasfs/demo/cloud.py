@@ -23,7 +23,7 @@ from allasfs.demo.credentials import (
     Token,
     write_rc_file,
 )
-from allasfs.demo.errors import DemoError
+from allasfs.demo.errors import DemoError, PackagesMissing
 from allasfs.demo.process import (
     HOST,
     Service,
@@ -314,7 +314,7 @@ def _check_packages() -> None:
     missing = [name for name in NEEDED_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         names = ", ".join(missing)
-        raise DemoError(f"the demo cloud needs {names}: pip install '.[demo]' in a checkout")
+        raise PackagesMissing(f"the demo cloud needs {names}: pip install '.[demo]' in a checkout")
 
 
 def _check_folder(folder: Path) -> None:

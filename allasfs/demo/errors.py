@@ -9,6 +9,10 @@ class DemoError(Exception):
     """The demo cloud cannot do what was asked; the text says why, and what to do."""
 
 
+class PackagesMissing(DemoError):
+    """What the services are made of is not installed."""
+
+
 class ServiceDied(DemoError):
     """A service ended by itself; names it and shows the end of its log."""
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from allasfs.demo import Cloud, DemoError, ServiceDied, Token
+from allasfs.demo import Cloud, DemoError, PackagesMissing, ServiceDied, Token
 from allasfs.demo import cloud as cloud_module
 
 from .support import connect, processes_of, wait_until
@@ -161,7 +161,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloud_module, "NEEDED_PACKAGES", ("swift", "no_such_package"))
-    with pytest.raises(DemoError, match=r"needs no_such_package: pip install"):
+    with pytest.raises(PackagesMissing, match=r"needs no_such_package: pip install"):
         Cloud(tmp_path / "new").start()
     assert not (tmp_path / "new").exists()
 

@@ -101,6 +101,14 @@ def test_a_wrong_time_to_wait_is_told_in_words(folder: Path) -> None:
     assert "x is neither a number of seconds above 0 nor 'forever'" in line
 
 
+def test_a_demo_without_its_packages_names_them(folder: Path) -> None:
+    (folder / "sitecustomize.py").write_text("import sys; sys.modules['waitress'] = None")
+    path = f"{folder}{os.pathsep}{ROOT}"
+    status, _, line = allasfs(folder, "demo", "mnt", PYTHONPATH=path)
+    assert (status, line.count("\n")) == (errors.MissingPackage.exit_code, 1), line
+    assert "needs waitress" in line
+
+
 def test_without_a_command_all_are_named(folder: Path) -> None:
     assert "mount, umount, sync, status, recover, demo" in refusal(folder, 2)
 

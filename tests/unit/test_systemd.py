@@ -67,7 +67,7 @@ def test_what_another_attempt_cannot_mend_is_not_attempted_again() -> None:
     hopeless = {
         errors.UsageError, errors.MountPointMissing, errors.MountPointNotEmpty,
         errors.AlreadyMounted, errors.NoFuseDevice, errors.NoLibfuse, errors.NoFusermount,
-        errors.BadCredentials, errors.NoSuchBucket, errors.SpoolUnusable,
+        errors.BadCredentials, errors.NoSuchBucket, errors.SpoolUnusable, errors.MissingPackage,
     }  # fmt: skip
     assert given == {kind.exit_code for kind in hopeless}
     assert errors.HostUnreachable.exit_code not in given
