@@ -1,50 +1,39 @@
 """SwiftStore: the Store protocol over the Swift API, as OpenStack Swift and Ceph RGW speak it.
 
-One place each for the exchange of a request and its answer (``_exchange``), the retries
-(``_retrying``) and the streamed answer (``SwiftBody``); what the answers mean is in ``wire.py``.
-Any thread may call any method.
+What is asked, and how. Requests are sent and repeated in ``session.py``, answers are read in
+``answers.py``, and what they mean is in ``wire.py``. Any thread may call any method.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import random
 import re
 import secrets
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, TypeVar
-from urllib.parse import quote, unquote, urlencode, urlsplit
-
-import requests
-import urllib3
+from typing import TypeVar
+from urllib.parse import quote, unquote, urlsplit
 
 from allasfs.config import Config
 from allasfs.deadline import Deadline, current
 from allasfs.errors import (
     AccessDenied,
-    BadCredentials,
     BadName,
     Exists,
     FsError,
     NotFound,
     NotSupported,
-    SetupError,
     Stale,
-    TimedOut,
-    TokenRefused,
     TooManyNames,
     Unavailable,
 )
 from allasfs.store import wire
+from allasfs.store.answers import SwiftBody
 from allasfs.store.api import (
-    PIECE_BYTES,
     AccountInfo,
     Capabilities,
     ContainerInfo,
@@ -56,23 +45,12 @@ from allasfs.store.api import (
 )
 from allasfs.store.auth import Auth
 from allasfs.store.connection import Connection
-from allasfs.store.pool import ConnectionPool
+from allasfs.store.session import Answer, Request, RetriableError, Session, Upload, understood
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-V = TypeVar("V")
 P = TypeVar("P", bound=Sized)
 
-# A host that does not answer a SYN within this is not there.
-CONNECT_TIMEOUT_S = 10.0
-# Waits between attempts double from the first to the last of these, with jitter, so that many
-# clients do not come back at the same moment.
-FIRST_WAIT_S = 0.1
-LONGEST_WAIT_S = 8.0
-# A call that meets so many 401 is refused: the first is repeated at once with a new token, the rest
-# after pauses, 1.5 s in all. RGW gives 401 to good tokens while it cannot ask Keystone (measured).
-MOST_REFUSALS = 6
 # The answer to a POST has the time at which it was made. After this it may be another one than the
 # version's, which ObjectInfo.same_version tells by a second.
 SURE_OF_TIME_S = 0.9
@@ -80,181 +58,6 @@ SURE_OF_TIME_S = 0.9
 COPIED_BYTES_PER_S = 10 * 1024 * 1024
 # RGW handles 1024 names of one bulk request and says nothing of the rest (measured, 16.2).
 BULK_DELETE_NAMES = 1000
-
-# Bytes of an answer that is no object: ten times the page of a listing with 10,000 long names. What
-# is longer is not from an object store, and must not fill the memory.
-MOST_ANSWER_BYTES = 64 * 1024 * 1024
-# What the body of an answer may take at least, whatever is left of the deadline.
-BODY_S = 5.0
-# Of an answer that refuses, only its first words are of use.
-MOST_REFUSAL_BYTES = 64 * 1024
-
-# Answered by 201, 202 or 204.
-_CHANGES = frozenset({"PUT", "POST", "COPY", "DELETE"})
-
-_TRANSPORT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-
-
-class _RetriableError(Exception):
-    """An attempt failed in a way that another attempt may mend."""
-
-    def __init__(self, error: FsError, least_s: float = 0.0) -> None:
-        """``least_s`` is how long the server wants to be left alone."""
-        super().__init__(str(error))
-        self.error = error
-        self.least_s = least_s
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What is sent. ``path`` is quoted and relative to the account."""
-
-    method: str
-    path: str
-    query: Mapping[str, str | int] | None = None
-    headers: Mapping[str, str] | None = None
-    source: _Upload | None = None
-    body: bytes = b""
-    # What the log and the errors call it.
-    subject: str = ""
-    # Whether the answer to a change tells of it in its body. Else 200 is not from a Swift server:
-    # something on the way answers with a page of its own.
-    tells: bool = False
-    # How long the server may work on it in silence, on top of the deadline.
-    patience_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """A complete answer."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-class _Upload:
-    """A Source as requests wants it: sized, so that it is not chunked, and iterable.
-
-    Bytes are progress when they are sent for the first time: attempts that end at the same place
-    again and again must come to an end.
-    """
-
-    def __init__(self, source: Source, deadline: Deadline) -> None:
-        self._source = source
-        self._deadline = deadline
-        self._furthest = 0
-        # What the source failed with; libraries on the way take it for a fault of the connection.
-        self.failure: FsError | None = None
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return self._source.size
-
-    def __len__(self) -> int:
-        return self._source.size
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the bytes from the start."""
-        sent = 0
-        try:
-            for chunk in self._source.chunks():
-                yield chunk
-                sent += len(chunk)
-                if sent > self._furthest:
-                    self._furthest = sent
-                    self._deadline.progress()
-        except FsError as exc:
-            self.failure = exc
-            raise
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self.chunks()
-
-
-class SwiftBody:
-    """The streamed answer of a GET; gives its connection back when it is left."""
-
-    def __init__(
-        self,
-        info: ObjectInfo,
-        metadata: Mapping[str, str],
-        length: int,
-        raw: Any,
-        deadline: Deadline,
-        subject: str,
-    ) -> None:
-        self._info = info
-        self._metadata = metadata
-        self._left = length
-        self._raw = raw
-        self._deadline = deadline
-        self._subject = subject
-        self._first = b""
-
-    @property
-    def info(self) -> ObjectInfo:
-        """The version that the bytes belong to."""
-        return self._info
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """The object's metadata."""
-        return self._metadata
-
-    def begin(self) -> None:
-        """Read the whole of a body of one piece: if it breaks off, it can be asked for again.
-
-        It must be here within the deadline: bytes that trickle in are no progress.
-        """
-        if self._left > PIECE_BYTES:
-            return
-        until = Deadline(self._deadline.left())
-        pieces: list[bytes] = []
-        while self._left:
-            if pieces:
-                until.check(self._subject)
-            pieces.append(self._receive(self._raw.read1, self._left))
-        self._first = b"".join(pieces)
-        self._deadline.progress()
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every announced byte was read, so that the connection may serve again."""
-        return self._left == 0
-
-    def drain(self) -> None:
-        """Hand the socket of a complete (or empty) body back to its session."""
-        self._raw.drain_conn()
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Yield pieces of PIECE_BYTES, the last one shorter; raise Unavailable at a short end."""
-        if self._first:
-            first, self._first = self._first, b""
-            yield first
-        while self._left:
-            wanted = min(PIECE_BYTES, self._left)
-            chunk = self._receive(self._raw.read, wanted)
-            if len(chunk) != wanted:
-                raise self._ended_early()
-            self._deadline.progress()
-            yield chunk
-
-    def _receive(self, read: Callable[[int], bytes], most: int) -> bytes:
-        """Return some of the bytes that are left; raise TimedOut, Unavailable."""
-        try:
-            chunk = read(most)
-        except _TRANSPORT_ERRORS as exc:
-            error = TimedOut if _is_timeout(exc) else Unavailable
-            raise error(self._subject, f"the body broke off: {_plain(exc)}") from exc
-        self._left -= len(chunk)
-        if not chunk:
-            raise self._ended_early()
-        return chunk
-
-    def _ended_early(self) -> Unavailable:
-        return Unavailable(self._subject, f"the body ended {self._left} bytes early")
 
 
 class SwiftStore:
@@ -264,20 +67,15 @@ class SwiftStore:
         self._auth = auth
         self._timeout_s = config.timeout_s
         self._most_names = config.names
-        self._ca_file = ca_file
-        self._pool: ConnectionPool[Connection] = ConnectionPool(self._connect, config.connections)
-        # Leaf lock.
-        self._lock = threading.Lock()
-        self._requests: Counter[str] = Counter()  # guarded by _lock
+        self._session = Session(auth, config, ca_file=ca_file)
 
     def close(self) -> None:
         """Close the idle connections; requests in flight end by themselves."""
-        self._pool.close()
+        self._session.close()
 
     def requests(self) -> dict[str, int]:
         """Return how many requests of each method were sent so far."""
-        with self._lock:
-            return dict(self._requests)
+        return self._session.requests()
 
     # -- the account ------------------------------------------------------------------------------
 
@@ -286,7 +84,7 @@ class SwiftStore:
         url = urlsplit(self._auth.endpoint().storage_url)
         path = re.sub(r"/v\d[\d.]*(/.*)?$", "", url.path) + "/info"
         try:
-            answer = self._send(_Request("GET", path, subject="/info"), absolute=True)
+            answer = self._session.send(Request("GET", path, subject="/info"), absolute=True)
             return wire.capabilities(json.loads(answer.body))
         except (AccessDenied, NotFound, *wire.MEANINGLESS) as exc:
             # A site may hide /info; what is assumed then is right, if slower, on every server.
@@ -304,8 +102,8 @@ class SwiftStore:
 
     def account(self) -> AccountInfo:
         """Return usage and quota of the account."""
-        request = _Request("HEAD", "", subject="the account")
-        return self._told(request, lambda answer: wire.account_info(answer.headers))
+        request = Request("HEAD", "", subject="the account")
+        return self._session.told(request, lambda answer: wire.account_info(answer.headers))
 
     def containers(self) -> list[ContainerInfo]:
         """Return all containers of the account.
@@ -320,14 +118,16 @@ class SwiftStore:
 
     def head_container(self, container: str) -> ContainerInfo:
         """Return one container, also another project's that this one may read."""
-        request = _Request("HEAD", quote(container), subject=container)
-        return self._told(request, lambda answer: wire.container_info(container, answer.headers))
+        request = Request("HEAD", quote(container), subject=container)
+        return self._session.told(
+            request, lambda answer: wire.container_info(container, answer.headers)
+        )
 
     def may_write(self, container: str) -> bool:
         """Whether objects may be stored in an existing container: 404 or 403 to a DELETE."""
         nobodys = f".allasfs-{secrets.token_hex(16)}"
         try:
-            self._send(_Request("DELETE", _path(container, nobodys), subject=container))
+            self._session.send(Request("DELETE", _path(container, nobodys), subject=container))
         except NotFound:
             return True
         except AccessDenied:
@@ -337,11 +137,11 @@ class SwiftStore:
     def post_container(self, container: str, metadata: Mapping[str, str]) -> None:
         """Change the named metadata; what is not named stays, an empty value removes."""
         sent = wire.meta_headers(metadata, wire.CONTAINER_META)
-        self._send(_Request("POST", quote(container), headers=sent, subject=container))
+        self._session.send(Request("POST", quote(container), headers=sent, subject=container))
 
     def create_container(self, container: str) -> None:
         """Create it; raise Exists when the name is taken by another project."""
-        self._send(_Request("PUT", quote(container), subject=container))
+        self._session.send(Request("PUT", quote(container), subject=container))
 
     def delete_container(self, container: str) -> None:
         """Delete it; raise DirectoryNotEmpty, NotFound."""
@@ -378,8 +178,8 @@ class SwiftStore:
         while True:
             full = {"format": "json", **query, "marker": marker}
             given = {name: value for name, value in full.items() if value}
-            page = self._told(
-                _Request("GET", path, given, subject=subject),
+            page = self._session.told(
+                Request("GET", path, given, subject=subject),
                 # Nothing is an empty page only where the status says so.
                 lambda answer: parse(answer.body if answer.status == 204 else answer.body or b"?"),
             )
@@ -403,16 +203,16 @@ class SwiftStore:
     def head(self, container: str, key: str) -> ObjectHead:
         """Return size, version and metadata of an object."""
         subject = f"{container}/{key}"
-        request = _Request("HEAD", _path(container, key), subject=subject)
+        request = Request("HEAD", _path(container, key), subject=subject)
         try:
-            return self._told(request, lambda answer: wire.object_head(key, answer.headers))
+            return self._session.told(request, lambda answer: wire.object_head(key, answer.headers))
         except NotFound:
             limits = self.capabilities()
             if not limits.static_large_objects or limits.slo_sizes_listed:
                 raise
             # So does RGW answer for a large object without its first segment, or their bucket.
             raw = replace(request, query={"multipart-manifest": "get"})
-            return self._told(
+            return self._session.told(
                 raw, lambda answer: wire.object_head(key, wire.broken(answer.headers))
             )
 
@@ -429,18 +229,18 @@ class SwiftStore:
         headers = {"range": f"bytes={span[0]}-{span[1] - 1}"} if span else {}
         if etag:
             headers["if-match"] = f'"{etag}"'
-        request = _Request("GET", _path(container, key), headers=headers, subject=subject)
+        request = Request("GET", _path(container, key), headers=headers, subject=subject)
         deadline = current(self._timeout_s)
 
         def attempt() -> tuple[Connection, SwiftBody]:
-            with self._exchange(request, deadline) as (connection, response, reply):
+            with self._session.exchange(request, deadline) as (connection, response, reply):
                 try:
                     size = wire.whole_size(reply, span, response.status)
                     info = wire.object_info(key, reply, size)
                     wire.check_version(info)
                 except (KeyError, ValueError) as exc:
                     error = Unavailable(subject, f"the answer cannot be used: {exc}")
-                    raise _RetriableError(error) from exc
+                    raise RetriableError(error) from exc
                 if etag and info.etag != etag:
                     raise Stale(subject, "replaced by another client")
                 body = SwiftBody(
@@ -454,17 +254,17 @@ class SwiftStore:
                 try:
                     body.begin()
                 except Unavailable as exc:
-                    raise _RetriableError(exc) from exc
+                    raise RetriableError(exc) from exc
                 response.keep = True
                 return connection, body
 
-        connection, body = self._retrying(subject, deadline, attempt)
+        connection, body = self._session.retrying(subject, deadline, attempt)
         try:
             yield body
         finally:
             if body.is_complete:
                 body.drain()
-            self._pool.release(connection, reusable=body.is_complete)
+            self._session.release(connection, reusable=body.is_complete)
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -489,38 +289,38 @@ class SwiftStore:
             "content-type": content_type,
         }
         deadline = current(self._timeout_s)
-        upload = _Upload(source, deadline)
+        upload = Upload(source, deadline)
         path = _path(container, key)
-        request = _Request("PUT", path, headers=sent, source=upload, subject=subject)
+        request = Request("PUT", path, headers=sent, source=upload, subject=subject)
         if exclusive and self.capabilities().conditional_put:
             sent["if-none-match"] = "*"
             answer = self._send_new(request, container, key, md5, deadline)
         else:
-            answer = self._send(request, deadline)
+            answer = self._session.send(request, deadline)
         if answer.headers.get("etag", "").strip('"') != md5:
             raise Unavailable(subject, "the store's checksum is not that of the bytes sent")
         return self._stored(key, answer, source.size, content_type)
 
     def _send_new(
-        self, request: _Request, container: str, key: str, md5: str, deadline: Deadline
-    ) -> _Answer:
+        self, request: Request, container: str, key: str, md5: str, deadline: Deadline
+    ) -> Answer:
         """Send a PUT that must not replace anything; raise Exists."""
         lost_answer = False
 
-        def attempt() -> _Answer:
+        def attempt() -> Answer:
             nonlocal lost_answer
             try:
-                return self._complete(request, deadline)
+                return self._session.complete(request, deadline)
             except Stale as exc:
                 # The attempt whose answer was lost may have done it.
                 if lost_answer and self.head(container, key).info.etag == md5:
-                    return _Answer(201, {"etag": md5}, b"")
+                    return Answer(201, {"etag": md5}, b"")
                 raise Exists(request.subject, "another client made it meanwhile") from exc
-            except _RetriableError:
+            except RetriableError:
                 lost_answer = True
                 raise
 
-        return self._retrying(request.subject, deadline, attempt)
+        return self._session.retrying(request.subject, deadline, attempt)
 
     def put_slo(
         self,
@@ -537,7 +337,7 @@ class SwiftStore:
             {"path": f"/{part.container}/{part.key}", "etag": part.etag, "size_bytes": part.size}
             for part in parts
         ]
-        request = _Request(
+        request = Request(
             "PUT",
             _path(container, key),
             {"multipart-manifest": "put"},
@@ -545,7 +345,7 @@ class SwiftStore:
             body=json.dumps(manifest).encode(),
             subject=f"{container}/{key}",
         )
-        answer = self._send(request)
+        answer = self._session.send(request)
         answer = replace(answer, headers={**answer.headers, "x-static-large-object": "true"})
         return self._stored(key, answer, sum(part.size for part in parts), content_type)
 
@@ -565,42 +365,40 @@ class SwiftStore:
             "x-object-manifest": quote(manifest),
         }
         path = _path(container, key)
-        self._send(_Request("PUT", path, headers=sent, subject=f"{container}/{key}"))
+        self._session.send(Request("PUT", path, headers=sent, subject=f"{container}/{key}"))
         return self.head(container, key).info
 
     def slo_segments(self, container: str, key: str) -> list[Segment]:
         """Return the segments; raise NotSupported on RGW, which answers with nothing."""
         subject = f"{container}/{key}"
         query = {"multipart-manifest": "get", "format": "raw"}
-        request = _Request("GET", _path(container, key), query, subject=subject)
+        request = Request("GET", _path(container, key), query, subject=subject)
         deadline = current(self._timeout_s)
 
         def attempt() -> list[Segment]:
-            with self._exchange(request, deadline) as (_, response, headers):
+            with self._session.exchange(request, deadline) as (_, response, headers):
                 is_static = headers.get("x-static-large-object", "").lower() in ("true", "1")
                 if not is_static and headers.get("content-length") != "0":
                     if not headers.get("etag"):
                         why = "the answer is not that of an object store"
-                        raise _RetriableError(Unavailable(subject, why))
+                        raise RetriableError(Unavailable(subject, why))
                     # Its bytes would come, however many.
                     raise NotFound(subject, "no static large object")
                 body = response.read(subject)
                 if not body:
                     why = "the server does not tell the segments of this object"
                     raise NotSupported(subject, why)
-                return _understood(_segments, body, subject)
+                return understood(_segments, body, subject)
 
-        return self._retrying(subject, deadline, attempt)
+        return self._session.retrying(subject, deadline, attempt)
 
     def post(self, container: str, head: ObjectHead, metadata: Mapping[str, str]) -> ObjectInfo:
         """Replace the metadata; repeats what a POST would drop."""
         key = head.info.key
         sent = {**head.headers, **wire.meta_headers(metadata)}
-        request = _Request(
-            "POST", _path(container, key), headers=sent, subject=f"{container}/{key}"
-        )
+        request = Request("POST", _path(container, key), headers=sent, subject=f"{container}/{key}")
         began_s = time.monotonic()
-        date = self._send(request).headers.get("date", "")
+        date = self._session.send(request).headers.get("date", "")
         posted = replace(head.info, mtime_ns=wire.header_time_ns({"last-modified": date}))
         if time.monotonic() - began_s < SURE_OF_TIME_S:
             return posted
@@ -628,7 +426,7 @@ class SwiftStore:
         Bytes that the server moves are waited for.
         """
         given = {"content-type": content_type} if content_type else {}
-        request = _Request(
+        request = Request(
             "COPY",
             _path(container, info.key),
             {"multipart-manifest": "get"} if manifest else None,
@@ -636,7 +434,7 @@ class SwiftStore:
             subject=f"{container}/{info.key}",
             patience_s=0.0 if manifest else info.size / COPIED_BYTES_PER_S,
         )
-        answer = self._send(request)
+        answer = self._session.send(request)
         current(self._timeout_s).progress()
         copied = self._stored(target[1], answer, info.size, content_type or info.content_type)
         if manifest:
@@ -655,7 +453,7 @@ class SwiftStore:
         told (RGW). The status of the whole is in the answer's body.
         """
         subject = f"{container}/{key}"
-        request = _Request(
+        request = Request(
             "DELETE",
             _path(container, key),
             {"multipart-manifest": "delete"},
@@ -670,11 +468,11 @@ class SwiftStore:
             nonlocal lost_answer
             try:
                 return self._deletions(request, deadline)
-            except _RetriableError:
+            except RetriableError:
                 lost_answer = True
                 raise
 
-        done = self._retrying(subject, deadline, attempt)
+        done = self._session.retrying(subject, deadline, attempt)
         if (done.missing and not done.deleted) or done.status == 404:
             if lost_answer:
                 # The attempt whose answer was lost has done it.
@@ -690,7 +488,7 @@ class SwiftStore:
         names = list(keys)
         for start in range(0, len(names), BULK_DELETE_NAMES):
             batch = names[start : start + BULK_DELETE_NAMES]
-            request = _Request(
+            request = Request(
                 "POST",
                 "",
                 {"bulk-delete": "1"},
@@ -700,7 +498,9 @@ class SwiftStore:
                 tells=True,
             )
             deadline = current(self._timeout_s)
-            done = self._retrying(container, deadline, partial(self._deletions, request, deadline))
+            done = self._session.retrying(
+                container, deadline, partial(self._deletions, request, deadline)
+            )
             for name, status in done.failed:
                 if status != 404:
                     raise wire.error_for("DELETE", unquote(name), status, b"", "")
@@ -708,18 +508,20 @@ class SwiftStore:
                 raise Unavailable(container, f"bulk delete: {done.told}")
             current(self._timeout_s).progress()
 
-    def _deletions(self, request: _Request, deadline: Deadline) -> wire.Deletions:
-        """Send a request for many deletions, once; raise _RetriableError when one more may help.
+    def _deletions(self, request: Request, deadline: Deadline) -> wire.Deletions:
+        """Send a request for many deletions, once; raise RetriableError when one more may help.
 
         Swift authenticates each deletion by itself: a token may expire between two of them.
         """
-        token = self._endpoint(request.subject).token
-        answer = self._complete(request, deadline)
-        done = _understood(wire.deletions, answer.body, request.subject)
+        token = self._session.endpoint(request.subject).token
+        answer = self._session.complete(request, deadline)
+        done = understood(wire.deletions, answer.body, request.subject)
         for name, status in done.failed or [(quote(request.subject), done.status)]:
             error = wire.error_for("DELETE", unquote(name), status, b"", "")
-            if status in wire.RETRIED or (status == 401 and self._renewed(error.subject, token)):
-                raise _RetriableError(error)
+            if status in wire.RETRIED or (
+                status == 401 and self._session.renewed(error.subject, token)
+            ):
+                raise RetriableError(error)
         return done
 
     def _delete(self, path: str, subject: str) -> None:
@@ -729,264 +531,22 @@ class SwiftStore:
         def attempt() -> None:
             nonlocal lost_answer
             try:
-                self._complete(_Request("DELETE", path, subject=subject), deadline)
+                self._session.complete(Request("DELETE", path, subject=subject), deadline)
             except NotFound:
                 if not lost_answer:
                     raise
                 # The attempt whose answer was lost has done it.
-            except _RetriableError:
+            except RetriableError:
                 lost_answer = True
                 raise
 
-        self._retrying(subject, deadline, attempt)
+        self._session.retrying(subject, deadline, attempt)
 
     @staticmethod
-    def _stored(key: str, answer: _Answer, size: int, content_type: str) -> ObjectInfo:
+    def _stored(key: str, answer: Answer, size: int, content_type: str) -> ObjectInfo:
         info = wire.object_info(key, answer.headers, size)
         mtime_ns = info.mtime_ns or time.time_ns() // 1_000_000_000 * 1_000_000_000
         return replace(info, content_type=content_type, mtime_ns=mtime_ns)
-
-    # -- requests ---------------------------------------------------------------------------------
-
-    def _connect(self) -> Connection:
-        url = self._endpoint("a new connection").storage_url
-        return Connection(url, ca_file=self._ca_file)
-
-    def _send(
-        self, request: _Request, deadline: Deadline | None = None, *, absolute: bool = False
-    ) -> _Answer:
-        """Return the complete answer, after as many attempts as the deadline allows."""
-        until = deadline or current(self._timeout_s)
-        return self._retrying(
-            request.subject, until, lambda: self._complete(request, until, absolute=absolute)
-        )
-
-    def _told(self, request: _Request, parse: Callable[[_Answer], T]) -> T:
-        """Return what an answer says; ask again when it cannot be understood."""
-        deadline = current(self._timeout_s)
-        return self._retrying(
-            request.subject,
-            deadline,
-            lambda: _understood(parse, self._complete(request, deadline), request.subject),
-        )
-
-    def _complete(
-        self, request: _Request, deadline: Deadline, *, absolute: bool = False
-    ) -> _Answer:
-        with self._exchange(request, deadline, absolute=absolute) as (_, response, headers):
-            body = response.read(request.subject)
-            return _Answer(response.status, headers, body)
-
-    def _retrying(self, subject: str, deadline: Deadline, attempt: Callable[[], T]) -> T:
-        """Repeat the attempt with growing waits until it succeeds, is refused, or time is up."""
-        wait_s = FIRST_WAIT_S
-        refusals = 0
-        may_be_done = False
-        while True:
-            try:
-                return attempt()
-            except FsError as exc:  # noqa: PERF203 - it is a loop of retries
-                exc.may_be_done = may_be_done
-                raise
-            except _RetriableError as again:
-                pause = wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
-                is_refused = isinstance(again.error, TokenRefused)
-                refusals += is_refused
-                may_be_done = again.error.may_be_done = may_be_done or not is_refused
-                if refusals == MOST_REFUSALS:
-                    raise again.error from again
-                if refusals == 1 and isinstance(again.error, TokenRefused):
-                    pause = 0.0
-                else:
-                    # A server that says "at once" each time is not asked without a pause.
-                    pause = max(pause, again.least_s)
-                    wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-                if deadline.left() <= pause:
-                    raise again.error from again
-                log.info("%s: %s: again in %.1f s", subject, again.error.why, pause)
-                time.sleep(pause)
-
-    @contextmanager
-    def _exchange(
-        self, request: _Request, deadline: Deadline, *, absolute: bool = False
-    ) -> Iterator[tuple[Connection, _Response, Mapping[str, str]]]:
-        """Send the request and yield its answer when the status says success.
-
-        Raises what the status means, as _RetriableError where another attempt may help. The
-        connection goes back to the pool afterwards, unless ``keep`` was set on the response.
-        """
-        # First, so that no connection is taken while the identity service is away.
-        self._endpoint(request.subject)
-        connection = self._pool.acquire(deadline)
-        response: _Response | None = None
-        try:
-            # Again: tokens may expire while all connections are busy.
-            endpoint = self._endpoint(request.subject)
-            left = deadline.check(request.subject)
-            silence_s = left + request.patience_s
-            connection.requests_args["timeout"] = (min(left, CONNECT_TIMEOUT_S), silence_s)
-            path = request.path if absolute else self._full_path(endpoint.storage_url, request.path)
-            if request.query:
-                path += "?" + urlencode(request.query, quote_via=quote)
-            with self._lock:
-                self._requests[request.method] += 1
-            data: Any = request.body
-            if request.source is not None and request.source.size:
-                data = request.source
-            headers = {**(request.headers or {}), "x-auth-token": endpoint.token}
-            response = _Response(connection, request.method, path, data, headers, deadline=deadline)
-            if response.status >= 300:
-                self._refuse(request, response, endpoint.token)
-            if response.status == 200 and request.method in _CHANGES and not request.tells:
-                why = f"{request.method} answered 200, which no object store does"
-                raise _RetriableError(Unavailable(request.subject, why))
-            yield connection, response, response.headers
-        except _TRANSPORT_ERRORS as exc:
-            if isinstance(exc, FsError):
-                raise
-            if request.source is not None and request.source.failure is not None:
-                raise request.source.failure from exc
-            raise _RetriableError(_transport_error(request, exc)) from exc
-        finally:
-            if response is None or not response.keep:
-                whole = response is not None and response.is_read
-                if response is not None and not whole:
-                    # The session would forget its socket, not close it.
-                    response.close()
-                self._pool.release(connection, reusable=whole)
-
-    def _refuse(self, request: _Request, response: _Response, token: str) -> None:
-        status = response.status
-        body = response.read_some(MOST_REFUSAL_BYTES)
-        trans_id = response.headers.get("x-trans-id", "")
-        error = wire.error_for(request.method, request.subject, status, body, trans_id)
-        if status == 401 and self._renewed(request.subject, token):
-            raise _RetriableError(error)
-        if status in wire.RETRIED:
-            raise _RetriableError(error, _retry_after(response.headers))
-        raise error
-
-    def _endpoint(self, subject: str) -> Any:
-        try:
-            return self._auth.endpoint()
-        except BadCredentials as exc:
-            raise TokenRefused(subject, str(exc)) from exc
-        except SetupError as exc:
-            raise _RetriableError(Unavailable(subject, str(exc))) from exc
-
-    def _renewed(self, subject: str, token: str) -> bool:
-        try:
-            return self._auth.refused(token)
-        except BadCredentials as exc:
-            raise TokenRefused(subject, str(exc)) from exc
-        except SetupError as exc:
-            raise _RetriableError(Unavailable(subject, str(exc))) from exc
-
-    @staticmethod
-    def _full_path(storage_url: str, path: str) -> str:
-        account = urlsplit(storage_url).path.rstrip("/")
-        return f"{account}/{path}" if path else account
-
-
-class _Response:
-    """An answer whose headers are read and whose body is still on the wire."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        method: str,
-        path: str,
-        data: Any,
-        headers: Mapping[str, str],
-        *,
-        deadline: Deadline,
-    ) -> None:
-        self._deadline = deadline
-        began = time.monotonic()
-        # Names stay str for swiftclient, which looks some of them up.
-        sent = {name: wire.encoded(value) for name, value in headers.items()}
-        self._response: Any = connection.request(method, path, data, sent)
-        self.status: int = self._response.status_code
-        # Set by the one who takes over the connection.
-        self.keep = False
-        self.is_read = False
-        self.headers = {
-            wire.decoded(name).lower(): wire.decoded(value)
-            for name, value in self._response.headers.items()
-        }
-        self.headers |= _lost_headers(self._response.raw)
-        log.debug(
-            "%s %s: %d in %.0f ms [%s]",
-            method,
-            path,
-            self.status,
-            (time.monotonic() - began) * 1000,
-            self.headers.get("x-trans-id", ""),
-        )
-
-    @property
-    def resp_raw(self) -> Any:
-        """The undecoded stream of the body."""
-        return self._response.raw
-
-    def close(self) -> None:
-        """End the connection, whose body was not read to its end."""
-        self._response.close()
-
-    def read(self, subject: str) -> bytes:
-        """Return the body, all of it; raise TimedOut, and Unavailable when it is too long.
-
-        It must be here within the deadline: bytes that trickle in are no progress.
-        """
-        body = self.read_some(MOST_ANSWER_BYTES)
-        if not self.is_read:
-            raise Unavailable(subject, f"the answer has more than {MOST_ANSWER_BYTES} bytes")
-        return body
-
-    def read_some(self, limit: int) -> bytes:
-        """Return the body up to some length; ``is_read`` says whether that is all of it."""
-        raw = self._response.raw
-        # The head may have come late, after patience with a server that copies.
-        least_s = min(self._deadline.seconds, BODY_S)
-        until = Deadline(max(self._deadline.left(), least_s))
-        body = bytearray()
-        while piece := raw.read1(PIECE_BYTES, decode_content=True):
-            body += piece
-            if len(body) > limit:
-                return bytes(body[:limit])
-            until.check()
-        # The socket goes back to its session.
-        raw.drain_conn()
-        self.is_read = True
-        return bytes(body)
-
-
-def _lost_headers(raw: Any) -> dict[str, str]:
-    """Return the headers after one whose name is not ASCII, and let the body end where they say.
-
-    Python's parser stops there and takes the rest for a body (python/cpython#81274); Swift sends
-    the names of metadata as they were given.
-    """
-    original: Any = getattr(raw, "_original_response", None)
-    rest = original.msg.get_payload() if original is not None else ""
-    if not isinstance(rest, str) or not rest:
-        return {}
-    # Not splitlines(): it takes more for an end of line than HTTP does.
-    lines = wire.decoded(rest).replace("\r\n", "\n").split("\n")
-    fields = [line.partition(":") for line in lines]
-    found = {name.strip().lower(): value.strip() for name, colon, value in fields if colon}
-    if original.length is None and found.get("content-length", "").isdecimal():
-        original.length = raw.length_remaining = int(found["content-length"])
-    return found
-
-
-def _understood(parse: Callable[[V], T], said: V, subject: str) -> T:
-    """Return what a body or headers say; whatever a server answers, it is no other error."""
-    try:
-        return parse(said)
-    except wire.MEANINGLESS as exc:
-        error = Unavailable(subject, f"the answer cannot be understood: {exc!r:.200}")
-        raise _RetriableError(error) from exc
 
 
 def _path(container: str, key: str) -> str:
@@ -1009,31 +569,3 @@ def _segments(body: bytes) -> list[Segment]:
         return parts
     except (KeyError, TypeError, AttributeError) as exc:
         raise ValueError(f"no manifest: {exc!r}") from exc
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    text = headers.get("retry-after", "")
-    return float(text) if text.isascii() and text.isdigit() else 0.0
-
-
-def _transport_error(request: _Request, exc: BaseException) -> FsError:
-    if _is_timeout(exc):
-        return TimedOut(request.subject, f"{request.method}: no answer: {_plain(exc)}")
-    return Unavailable(request.subject, f"{request.method}: {_plain(exc)}")
-
-
-def _is_timeout(exc: BaseException | None) -> bool:
-    """Whether silence is at the bottom of an error; requests calls some of it a lost connection."""
-    while exc is not None:
-        if isinstance(exc, (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)):
-            return True
-        exc = exc.__cause__ or exc.__context__
-    return False
-
-
-def _plain(exc: BaseException) -> str:
-    """The innermost cause in a few words: requests wraps urllib3, which wraps the socket's."""
-    cause: BaseException = exc
-    while cause.__cause__ or cause.__context__:
-        cause = cause.__cause__ or cause.__context__ or cause
-    return str(cause) or type(cause).__name__

@@ -326,7 +326,7 @@ class Laboratory:
     def _settled(self, fs: VfsFs) -> None:
         """Every connection and all memory were given back."""
         for _ in range(1000):
-            free = self._store._pool._free._value
+            free = self._store._session._pool._free._value
             if free == 16 and fs.vfs.status()["memory_in_flight"] == 0:
                 return
             self._pause.wait(0.01)

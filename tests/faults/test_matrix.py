@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from allasfs.demo import Cloud
-from allasfs.store import swift as swift_module
+from allasfs.store import session as session_module
 from allasfs.transfer import reader as reader_module
 from tests.faults import actions as do
 from tests.faults.actions import Fault, final, lying, passing, silent
@@ -106,8 +106,8 @@ def laboratories(
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(swift_module, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(swift_module, "LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(session_module, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(session_module, "LONGEST_WAIT_S", 0.1)
     monkeypatch.setattr(reader_module, "RESUME_WAIT_S", 0.01)
 
 

@@ -18,7 +18,8 @@ import pytest
 from swiftclient.client import Connection
 
 from allasfs.demo import Cloud
-from allasfs.store.swift import COPIED_BYTES_PER_S, LONGEST_WAIT_S
+from allasfs.store.session import LONGEST_WAIT_S
+from allasfs.store.swift import COPIED_BYTES_PER_S
 from tests.conftest import MakeMount
 from tests.faults import actions as do
 from tests.faults.proxy import Action, Exchange, FaultProxy

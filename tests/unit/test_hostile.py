@@ -15,7 +15,8 @@ import pytest
 from allasfs.config import Config
 from allasfs.errors import Failed, FsError, TimedOut, TooManyNames, Unavailable
 from allasfs.fs.vfs import Vfs
-from allasfs.store import swift as swift_module
+from allasfs.store import answers as answers_module
+from allasfs.store import session as session_module
 from allasfs.store.api import MD5_OF_NOTHING
 from allasfs.store.renewal import Endpoint
 from allasfs.store.swift import SwiftStore
@@ -84,8 +85,8 @@ def vfs(server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         time.sleep(min(seconds, 0.02))
 
     fake = SimpleNamespace(monotonic=time.monotonic, time_ns=time.time_ns, sleep=sleep)
-    monkeypatch.setattr(swift_module, "time", fake)
-    monkeypatch.setattr(swift_module, "MOST_ANSWER_BYTES", MOST_BYTES)
+    monkeypatch.setattr(session_module, "time", fake)
+    monkeypatch.setattr(answers_module, "MOST_ANSWER_BYTES", MOST_BYTES)
     config = Config(
         timeout_s=TIMEOUT_S,
         spool_dir=tmp_path / "spool",

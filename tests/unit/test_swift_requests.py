@@ -29,11 +29,14 @@ from allasfs.errors import (
     TokenRefused,
     Unavailable,
 )
+from allasfs.store import session as session_module
 from allasfs.store import swift as swift_module
+from allasfs.store.answers import Response
 from allasfs.store.api import PIECE_BYTES, Capabilities, Kind, ObjectHead, ObjectInfo
 from allasfs.store.connection import Connection
 from allasfs.store.renewal import Endpoint
-from allasfs.store.swift import MOST_REFUSALS, SwiftStore
+from allasfs.store.session import MOST_REFUSALS, Request
+from allasfs.store.swift import SwiftStore
 from tests.fakes.httpserver import HANG_UP, ScriptedServer, answer
 from tests.fakes.memstore import Bytes, get_bytes, md5_of, put_bytes
 
@@ -90,7 +93,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits between attempts, which are not made."""
     found: list[float] = []
     fake = SimpleNamespace(monotonic=time.monotonic, time_ns=time.time_ns, sleep=found.append)
-    monkeypatch.setattr(swift_module, "time", fake)
+    monkeypatch.setattr(session_module, "time", fake)
     return found
 
 
@@ -287,8 +290,8 @@ def test_a_server_that_says_to_come_back_at_once_is_not_asked_without_a_pause(
 def test_an_upload_that_fails_at_the_same_place_each_time_ends_at_its_deadline(
     server: ScriptedServer, store: SwiftStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(swift_module, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(swift_module, "LONGEST_WAIT_S", 0.001)
+    monkeypatch.setattr(session_module, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(session_module, "LONGEST_WAIT_S", 0.001)
     # Far more than there is time for.
     server.script(*[answer(503)] * 3000)
     with within(0.2), pytest.raises(Unavailable, match="answered 503"):
@@ -315,16 +318,16 @@ def test_an_answer_whose_head_came_late_is_read_to_its_end(
 ) -> None:
     clock = [0.0]
     deadline = Deadline(30.0, clock=lambda: clock[0])
-    begin = swift_module._Response.__init__
+    begin = Response.__init__
 
     def late(*args: Any, **options: Any) -> None:
         begin(*args, **options)
         clock[0] = 1000.0
 
-    monkeypatch.setattr(swift_module._Response, "__init__", late)
+    monkeypatch.setattr(Response, "__init__", late)
     server.script(answer(201, b"copied", {"Etag": "e", "Last-Modified": DATE}))
-    request = swift_module._Request("COPY", "b/k", subject="b/k")
-    assert store._send(request, deadline).body == b"copied"
+    request = Request("COPY", "b/k", subject="b/k")
+    assert store._session.send(request, deadline).body == b"copied"
 
 
 def test_the_last_error_is_told_when_time_is_up(server: ScriptedServer, store: SwiftStore) -> None:
@@ -379,13 +382,14 @@ def test_a_refused_token_is_renewed_once_without_a_wait(
 def test_a_token_is_that_of_the_moment_when_a_connection_is_free(
     server: ScriptedServer, store: SwiftStore, auth: FakeAuth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acquire = store._pool.acquire
+    pool = store._session._pool
+    acquire = pool.acquire
 
     def acquire_late(deadline: Deadline) -> Connection:
         auth.token = "secret-token-2"
         return acquire(deadline)
 
-    monkeypatch.setattr(store._pool, "acquire", acquire_late)
+    monkeypatch.setattr(pool, "acquire", acquire_late)
     server.script(answer(204))
     store.delete("b", "k")
     assert [request.headers["x-auth-token"] for request in server.received] == ["secret-token-2"]
