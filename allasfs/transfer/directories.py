@@ -102,6 +102,18 @@ def is_shown(name: str) -> bool:
     return len(name) * 4 <= LONGEST_COMPONENT or len(name.encode()) <= LONGEST_COMPONENT
 
 
+def hides(key: str) -> str | None:
+    """Return the prefix of the directory that cannot show an object; None where all can."""
+    *parents, name = key.split("/")
+    where = ""
+    for component in parents:
+        if not is_shown(component):
+            return where
+        where += component + "/"
+    # A marker's name ends with a slash.
+    return where if name and not is_shown(name) else None
+
+
 def place(found: dict[str, Directory], prefix: str, info: ObjectInfo, *, is_flat: bool) -> None:
     """Put a listed object into the directory that holds it, making those on the way."""
     rest = info.key[len(prefix) :]

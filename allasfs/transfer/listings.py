@@ -26,7 +26,16 @@ from allasfs.config import Config
 from allasfs.deadline import Clock, current
 from allasfs.errors import AccessDenied, NotFound
 from allasfs.store.api import ContainerInfo, Kind, ObjectInfo, Page, Store
-from allasfs.transfer.directories import Directory, Found, is_shown, place, shadow, shows, split
+from allasfs.transfer.directories import (
+    Directory,
+    Found,
+    hides,
+    is_shown,
+    place,
+    shadow,
+    shows,
+    split,
+)
 
 log = logging.getLogger(__name__)
 
@@ -548,11 +557,24 @@ class Listings:
 
     def stored(self, bucket: str, info: ObjectInfo) -> None:
         """Enter an object that this mount stored."""
-        self._edit(bucket, info.key, _Edit(self._clock(), info))
+        if not self._is_hidden(bucket, info.key, is_there=True):
+            self._edit(bucket, info.key, _Edit(self._clock(), info))
 
     def removed(self, bucket: str, info: ObjectInfo) -> None:
         """Take out an object that this mount removed."""
-        self._edit(bucket, info.key, _Edit(self._clock(), None, info))
+        if not self._is_hidden(bucket, info.key, is_there=False):
+            self._edit(bucket, info.key, _Edit(self._clock(), None, info))
+
+    def _is_hidden(self, bucket: str, key: str, *, is_there: bool) -> bool:
+        """Whether no file can be named so; then let the next look ask what its directory hides."""
+        prefix = hides(key)
+        if prefix is None:
+            return False
+        with self._lock:
+            if is_there:
+                self._make_way(bucket, prefix)
+            self._dirs.pop((bucket, prefix), None)
+        return True
 
     def directory_removed(self, bucket: str, prefix: str) -> None:
         """Take out an empty directory that this mount removed."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,6 +18,8 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.memstore import OPENSTACK, RGW, Call, MemStore, get_bytes, put_bytes
 
 ExpectLog = Callable[[str], None]
+# Only a failing test waits so long.
+PATIENCE_S = 10.0
 KEYS = [f"old/{number:03}" for number in range(30)] + ["old/d/a", "old/d/b"]
 
 
@@ -88,15 +92,23 @@ def test_an_empty_directory_costs_one_copy_and_one_deletion(fs: VfsFs, store: Me
     assert store.counts() == {"listing": 1, "copy": 1, "delete": 1}
 
 
-def test_half_of_the_connections_are_left_to_others(fs: VfsFs, store: MemStore) -> None:
+@pytest.mark.semantics("C26")
+def test_copies_run_in_parallel_and_leave_half_of_the_connections_to_others(
+    fs: VfsFs, store: MemStore
+) -> None:
     running: list[Call] = []
     most = 0
+    count = itertools.count()
+    both = threading.Barrier(2, timeout=PATIENCE_S)
 
     def begin(call: Call) -> None:
         nonlocal most
         if call.method == "copy":
             running.append(call)
             most = max(most, len(running))
+            if next(count) < 2:
+                # The first two wait for each other.
+                both.wait()
 
     def end(call: Call) -> None:
         if call.method == "copy":
@@ -104,7 +116,7 @@ def test_half_of_the_connections_are_left_to_others(fs: VfsFs, store: MemStore) 
 
     store.before, store.after = begin, end
     fs.rename("/bucket/old", "/bucket/new")
-    assert 1 <= most <= 2
+    assert most == 2
 
 
 @pytest.mark.semantics("C26", "C28", "R9")
@@ -287,10 +299,35 @@ def test_objects_that_no_file_can_be_named_after_move_along(
     fs: VfsFs, store: MemStore, expected_logs: ExpectLog
 ) -> None:
     expected_logs("not shown")
-    put_bytes(store, "bucket", "old//x", b"1")
+    names = sorted(fs.listdir("/bucket/old"))
+    hidden = ("//x", "/d/./y", f"/{'n' * 256}")
+    for name in hidden:
+        put_bytes(store, "bucket", f"old{name}", b"1")
     fs.rename("/bucket/old", "/bucket/new")
-    assert get_bytes(store, "bucket", "new//x") == b"1"
+    for name in hidden:
+        assert get_bytes(store, "bucket", f"new{name}") == b"1"
     assert [key for key in store.keys("bucket") if key.startswith("old")] == []
+    # They are no more shown than before.
+    assert sorted(fs.listdir("/bucket/new")) == names
+    assert sorted(fs.listdir("/bucket/new/d")) == ["a", "b"]
+    assert fs.listdir("/bucket") == ["new"]
+
+
+@pytest.mark.semantics("N7")
+def test_a_directory_of_objects_that_no_file_can_be_named_after_moves_and_stays(
+    fs: VfsFs, store: MemStore, clock: FakeClock, expected_logs: ExpectLog
+) -> None:
+    expected_logs("not shown")
+    put_bytes(store, "bucket", "hidden//x", b"1")
+    assert "hidden" in fs.listdir("/bucket")
+    fs.rename("/bucket/hidden", "/bucket/moved")
+    for _ in range(2):
+        assert sorted(fs.listdir("/bucket")) == ["moved", "old"]
+        assert fs.listdir("/bucket/moved") == []
+        with pytest.raises(DirectoryNotEmpty):
+            fs.rmdir("/bucket/moved")
+        clock.advance(100)
+    assert get_bytes(store, "bucket", "moved//x") == b"1"
 
 
 @pytest.mark.semantics("C27")
