@@ -16,8 +16,9 @@ from allasfs.store.compact import Packed, pack, unpack
 
 # An object of this type whose content is the target: a listing alone shows that it is a link.
 SYMLINK_TYPE = "inode/symlink"
-# The longest target that Linux takes (PATH_MAX); a longer object is shown as the file it is.
-LONGEST_TARGET = 4096
+# The longest target that Linux takes (PATH_MAX without the zero at the end); a longer object is
+# shown as the file it is.
+LONGEST_TARGET = 4095
 # Names of the metadata. rclone and the swift client keep a file's time as ``mtime``; the others
 # are those of rclone's metadata, with its formats (octal mode, decimal ids).
 MTIME, MODE, UID, GID = "mtime", "mode", "uid", "gid"
