@@ -37,7 +37,8 @@ def main() -> int:
     """Measure what was asked for; return the exit status, which is 0 whatever was measured."""
     options = _options()
     if options.report:
-        _report(json.loads(LATEST.read_text()), LATEST)
+        peers = frozenset(client.name for client in clients() if client.is_peer)
+        _write(report.judged(json.loads(LATEST.read_text()), peers), LATEST)
         return 0
     for each in SIGNALS:
         # nohup means that a hangup is to be ignored.
@@ -49,8 +50,7 @@ def main() -> int:
         _say("interrupted: the same command measures what is missing")
         return 128 + exc.number
     path = LATEST if _is_full(options) else options.out / "trial.json"
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    _report(results, path)
+    _write(results, path)
     return 0
 
 
@@ -169,8 +169,9 @@ def _is_full(options: argparse.Namespace) -> bool:
     return is_all and options.scale == 1 and options.out == RESULTS
 
 
-def _report(results: dict[str, Any], path: Path) -> None:
-    """Write table and plot, and for a full run the document."""
+def _write(results: dict[str, Any], path: Path) -> None:
+    """Write results, table and plot, and for a full run the document."""
+    path.write_text(json.dumps(results, indent=1) + "\n")
     text = report.table(results)
     path.with_suffix(".txt").write_text(text + "\n")
     print(text)
@@ -208,7 +209,7 @@ def _options() -> argparse.Namespace:
         "--fresh", action="store_true", help="measure all anew; else only what is missing"
     )
     parser.add_argument(
-        "--report", action="store_true", help="only write table, plot and document again"
+        "--report", action="store_true", help="only judge, and write table, plot and document again"
     )
     return parser.parse_args()
 

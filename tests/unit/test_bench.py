@@ -179,3 +179,8 @@ def test_figures_failures_and_what_was_left_out_are_told(tmp_path: Path) -> None
         assert "measured twice only, it takes longer than 12 s: ls (rclone)" in text
     assert results["slow"]["runs"] == {"ls": {"allasfs": 2, "rclone": 2}}
     assert results["slow"]["medians"]["ls"]["allasfs"]["seconds"] == 1.0
+    # Bars that were changed since are those of the tasks again.
+    bars = results["slow"]["bars"]
+    assert bars
+    results["slow"] = {**results["slow"], "bars": bars[1:]}
+    assert report.judged(results, frozenset())["slow"]["bars"] == bars
