@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.fakes.memstore import OPENSTACK, RGW, MemStore
 from tests.fakes.swift import swift_store
 
 _numbers = itertools.count(1)
+# Tests by the file system that they ran on.
+TESTS: Counter[str] = Counter()
 
 
 @contextmanager
@@ -72,6 +75,7 @@ def behaviour_rgw(gateway: Gateway) -> Iterator[Store]:
 )
 def fs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FileSystem]:
     """A plain directory, which is always right, and file systems that must be like it."""
+    TESTS[request.param] += 1
     if request.param == "directory":
         folder = tmp_path / "plain"
         folder.mkdir()
@@ -90,3 +94,10 @@ def fs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FileSystem]:
         settings = {"write_back": True, "write_back_delay_s": delay_s}
     with running(store, tmp_path, **settings) as found:
         yield found
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say on what the suite ran, and how many tests of it."""
+    if TESTS:
+        told = ", ".join(f"{name} {count}" for name, count in TESTS.items())
+        terminalreporter.write_line(f"behaviour: tests on {told}")

@@ -8,6 +8,20 @@ import pytest
 
 from .support import Shell, make_sample
 
+# The tests that ran.
+TESTS: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def _counted(request: pytest.FixtureRequest) -> None:
+    TESTS.add(request.node.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many there were."""
+    if TESTS:
+        terminalreporter.write_line(f"programs: {len(TESTS)} tests of programs on a mount")
+
 
 @pytest.fixture
 def there(project: Path, bucket: str) -> Path:
