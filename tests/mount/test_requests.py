@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import tarfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -23,7 +25,7 @@ from swiftclient.client import Connection
 from allasfs.demo import Cloud
 from tests.conftest import MakeMount
 
-from .support import PATIENCE_S, connect, succeed
+from .support import PATIENCE_S, Served, connect, succeed
 
 FILES = 5000
 BESIDE = 2000
@@ -149,6 +151,7 @@ def test_ls_of_one_directory_of_a_small_bucket_asks_for_no_other(
     assert counted.asked() == []
 
 
+@pytest.mark.semantics("C5")
 def test_find_in_200_directories_asks_for_two_listings(counted: Counted, many: str) -> None:
     printed = succeed("find", counted.path / many, "-type", "f", "-size", "+0")
     assert len(printed.splitlines()) == FILES
@@ -156,6 +159,7 @@ def test_find_in_200_directories_asks_for_two_listings(counted: Counted, many: s
     assert counted.asked() == [ACCOUNT, f"GET /{many}", "HEAD "]
 
 
+@pytest.mark.semantics("C5")
 def test_ls_of_a_directory_lists_no_other_one(counted: Counted, many: str) -> None:
     printed = succeed("ls", "-l", counted.path / many / "dir-007")
     assert printed.count("file-") == (FILES - BESIDE) // DIRECTORIES
@@ -186,6 +190,7 @@ def test_stat_in_all_of_200_directories_asks_for_four_listings(counted: Counted,
     ]
 
 
+@pytest.mark.semantics("C1")
 def test_a_name_that_a_listing_lacks_is_known_not_to_exist(counted: Counted, many: str) -> None:
     os.listdir(counted.path / many)
     counted.asked()
@@ -207,6 +212,7 @@ def test_mkdir_costs_one_marker_and_its_rmdir_one_delete(counted: Counted, bucke
     assert counted.asked() == [f"DELETE /{bucket}/d/"]
 
 
+@pytest.mark.semantics("C1")
 def test_an_empty_file_costs_one_head_for_its_version(
     counted: Counted, bucket: str, swift: Connection
 ) -> None:
@@ -243,6 +249,7 @@ def test_reading_a_small_listed_file_is_one_get(counted: Counted, many: str) -> 
     assert counted.asked() == [f"GET /{many}/file-0042"]
 
 
+@pytest.mark.semantics("C6")
 def test_reading_an_unchanged_file_again_asks_nothing(counted: Counted, many: str) -> None:
     for _ in range(2):
         assert (counted.path / many / "file-0042").read_text() == "file-0042"
@@ -312,6 +319,25 @@ def test_copying_a_tree_is_one_put_for_each_file_and_directory(
     assert Counter(each.split()[0] for each in counted.asked()) == {"GET": 5 * 8}
 
 
+def test_unpacking_a_tree_is_one_put_for_each_and_some_changes_of_directories(
+    counted: Counted, bucket: str, tmp_path: Path
+) -> None:
+    make_tree(tmp_path / "t", directories=5, files=8)
+    succeed("tar", "-cf", tmp_path / "t.tar", "-C", tmp_path, "t")
+    os.listdir(counted.path / bucket)
+    counted.asked()
+    succeed("tar", "-xf", tmp_path / "t.tar", "-C", counted.path / bucket)
+    asked = counted.asked()
+    puts = [each for each in asked if each.startswith("PUT")]
+    assert len(puts) == len(set(puts)) == 5 + 5 * 8
+    # A directory gets its time, owner (as root) and mode when all is in it: each by HEAD and POST.
+    rest = Counter(each for each in asked if not each.startswith("PUT"))
+    directories = [f"/{bucket}/t/", *(f"/{bucket}/t/d{number}/" for number in range(4))]
+    assert set(rest) == {f"{how} {path}" for how in ("HEAD", "POST") for path in directories}
+    assert max(rest.values()) <= 3
+    succeed("tar", "-df", tmp_path / "t.tar", "-C", counted.path / bucket)
+
+
 def test_removing_a_tree_is_one_delete_for_each_file_and_directory(
     counted: Counted, bucket: str, tmp_path: Path
 ) -> None:
@@ -342,3 +368,34 @@ def test_tar_reads_a_tree_by_one_get_for_each_file(
     assert [each for each in asked if each.startswith(f"GET /{bucket}/")] == sorted(
         f"GET /{bucket}/d{number % 3}/f{number}" for number in range(12)
     )
+
+
+# -- what the kernel answers ----------------------------------------------------------------------
+
+
+@contextmanager
+def stopped(served: Served) -> Iterator[None]:
+    """Let the mount's process answer nothing."""
+    served.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        served.process.send_signal(signal.SIGCONT)
+
+
+def test_names_attributes_and_pages_that_the_kernel_has_it_does_not_ask_for(
+    mount: MakeMount, bucket: str
+) -> None:
+    served = mount(bucket, ttl=TTL_S)
+    path, lacking = served.path / "file", served.path / "lacking"
+    path.write_bytes(b"content" * 1000)
+    assert path.read_bytes() == b"content" * 1000
+    assert path.stat().st_size == 7000
+    assert not lacking.exists()
+    # Opened once more: the version is the same, so the pages stay.
+    fd = os.open(path, os.O_RDONLY)
+    with stopped(served):
+        assert os.pread(fd, 10_000, 0) == b"content" * 1000
+        assert path.stat().st_size == 7000
+        assert not lacking.exists()
+    os.close(fd)

@@ -72,6 +72,19 @@ def test_four_readers_read_each_file_once(large: Sent) -> None:
     assert large.requests() <= 4 * 16
 
 
+def test_sixteen_readers_read_each_file_once(
+    cloud: Cloud, mount: MakeMount, bucket: str, swift: Connection
+) -> None:
+    size = 6 * MIB
+    for number in range(16):
+        swift.put_object(bucket, f"file-{number}", os.urandom(size))
+    sent = Sent(cloud, Counted(cloud, mount), bucket)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda path: succeed("md5sum", path), sorted(sent.path.iterdir())))
+    assert sent.bytes() == 16 * size
+    assert sent.requests() <= 16 * 16
+
+
 @pytest.mark.parametrize("order", ["anywhere", "forward"])
 def test_a_block_in_a_large_file_is_one_request(large: Sent, order: str) -> None:
     offsets = [number * MIB + 512 * KIB for number in range(24)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import document
+from bench.bars import EVERYWHERE, RAW
 from bench.tasks import TASKS
 
 TEXT = document.PATH.read_text(encoding="utf-8")
@@ -52,3 +53,26 @@ def test_the_requests_of_every_task_are_counted_by_tests_that_are_there() -> Non
     assert sorted(set(words) - set(counting)) == sorted(TASKS)
     tests = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
     assert [name for name in counting if f"def {name}(" not in tests] == []
+
+
+def test_the_results_have_the_versions_and_what_every_measurement_used() -> None:
+    assert RESULTS is not None
+    assert {"allasfs", "allasfs-mfusepy", "rclone", "s3fs"} <= set(RESULTS["versions"])
+    assert {"curl", "python-swiftclient", "fusepy", "swift"} <= set(RESULTS["versions"])
+    measured = [record for record in RESULTS["records"] if not record["error"]]
+    for record in measured:
+        used = {"requests", "sent_mib", "cpu_s"}
+        if record["client"] != RAW:
+            used |= {"idle_mib", "peak_mib"}
+        if record["task"].startswith(("read", "write")) and record["client"] != RAW:
+            used.add("cpu_s_per_gib")
+        assert used <= set(record["figures"]), record
+    done = {(record["line"], record["task"]) for record in measured}
+    assert done == {(line, task) for line in EVERYWHERE for task in TASKS}
+
+
+def test_the_readme_shows_the_plot() -> None:
+    plot = LATEST.with_suffix(".svg")
+    readme = (LATEST.parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f"]({plot.relative_to(LATEST.parents[2])})" in readme
+    assert "<svg" in plot.read_text(encoding="utf-8")
