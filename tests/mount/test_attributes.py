@@ -17,6 +17,7 @@ from allasfs.demo import Cloud
 from tests.conftest import MakeMount, missing
 
 from .support import Served, refused, succeed
+from .test_large import real_run
 from .test_requests import fill
 
 OLD_NS = 1_234_567_890_123_456_789
@@ -192,6 +193,59 @@ def test_the_time_of_a_file_is_what_other_clients_mean(
     assert metadata(swift, bucket, "ours")["mtime"] == text
 
 
+@pytest.mark.semantics("A1")
+def test_rclone_and_the_swift_command_keep_the_same_time(
+    mounts: Mounts, cloud: Cloud, bucket: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("data")
+    os.utime(file, ns=(0, OLD_NS))
+    remote = f":swift,env_auth=true:{bucket}"
+    real_run(cloud, tmp_path, "rclone", "copyto", str(file), f"{remote}/rclone")
+    real_run(cloud, tmp_path, "swift", "upload", "--object-name", "swift", bucket, file)
+    path = mounts.again(attrs="exact")
+    # The swift command knows microseconds.
+    times = {name: (path / name).stat().st_mtime_ns for name in os.listdir(path)}
+    assert times == {"rclone": OLD_NS, "swift": round(OLD_NS, -3)}
+    succeed("cp", "-p", file, path / "ours")
+    real_run(cloud, tmp_path, "rclone", "copyto", f"{remote}/ours", str(tmp_path / "by rclone"))
+    assert (tmp_path / "by rclone").stat().st_mtime_ns == OLD_NS
+    target = tmp_path / "by swift"
+    real_run(cloud, tmp_path, "swift", "download", bucket, "ours", "-o", target)
+    assert target.stat().st_mtime_ns // 10**9 == OLD_NS // 10**9
+
+
+@pytest.mark.semantics("A2")
+def test_owners_and_modes_are_kept_for_the_next_mount(
+    mounts: Mounts, swift: Connection, bucket: str
+) -> None:
+    path = mounts.again()
+    os.close(os.open(path / "f", os.O_CREAT | os.O_WRONLY, 0o640))
+    (path / "d").mkdir(mode=0o710)
+    (path / "link").symlink_to("f")
+    os.chown(path / "f", 1234, -1)
+    os.chown(path / "d", 1234, 2345)
+    os.chown(path / "link", -1, 2345, follow_symlinks=False)
+    kept = {name: metadata(swift, bucket, name) for name in ("f", "d/", "link")}
+    for found in kept.values():
+        found.pop("mtime")
+    assert kept == {
+        "f": {"mode": "640", "uid": "1234"},
+        "d/": {"mode": "710", "uid": "1234", "gid": "2345"},
+        "link": {"gid": "2345"},
+    }
+    for attrs in ("", "listed", "exact"):
+        if attrs:
+            path = mounts.again(attrs=attrs)
+        shown = [(path / name).lstat() for name in ("f", "d", "link")]
+        assert [(each.st_uid, each.st_gid) for each in shown] == [
+            (1234, os.getgid()),
+            (1234, 2345),
+            (os.getuid(), 2345),
+        ]
+        assert [stat.S_IMODE(each.st_mode) for each in shown[:2]] == [0o640, 0o710]
+
+
 @pytest.mark.semantics("A8")
 def test_a_database_that_cannot_be_used_is_one_line_in_the_log(
     mount: MakeMount, bucket: str, tmp_path: Path
@@ -304,6 +358,7 @@ def test_what_the_store_does_not_take_is_refused(project: Path, bucket: str) -> 
         os.getxattr(path, "user.none")
 
 
+@pytest.mark.semantics("X4")
 def test_an_object_with_as_much_metadata_as_swift_takes_is_read(
     project: Path, swift: Connection, bucket: str
 ) -> None:

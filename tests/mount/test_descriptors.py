@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import select
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +33,8 @@ KIB = 1024
 MIB = 1024 * KIB
 NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
 LINES = 150
+# No device of Linux knows it.
+UNKNOWN_IOCTL = 0x00FF_FF00
 
 
 def stored(swift: Connection, path: Path) -> bytes:
@@ -154,6 +159,27 @@ def test_a_file_that_is_unlinked_lives_on_for_all_its_handles(mounted: Path) -> 
 
 
 @pytest.mark.semantics("C23")
+def test_an_open_file_that_is_unlinked_or_replaced_gets_no_other_name(
+    mounted: Path, cloud: Cloud
+) -> None:
+    for name in ("unlinked", "replaced", "new"):
+        (mounted / name).write_bytes(name.encode())
+    fds = [os.open(mounted / name, os.O_RDONLY) for name in ("unlinked", "replaced")]
+    cloud.forget_requests()
+    (mounted / "unlinked").unlink()
+    (mounted / "new").rename(mounted / "replaced")
+    asked = Counter(request.method for request in cloud.requests())
+    # The copy is that of the rename.
+    assert (asked["COPY"], asked["PUT"]) == (1, 0)
+    assert os.listdir(mounted) == ["replaced"]
+    assert [os.pread(fd, 100, 0) for fd in fds] == [b"unlinked", b"replaced"]
+    assert (mounted / "replaced").read_bytes() == b"new"
+    for fd in fds:
+        os.close(fd)
+    assert not [each for each in cloud.requests() if "fuse_hidden" in each.path]
+
+
+@pytest.mark.semantics("C23")
 def test_a_removed_file_in_a_removed_directory_can_be_read_written_and_cut(mounted: Path) -> None:
     directory = mounted / "directory"
     directory.mkdir()
@@ -164,8 +190,37 @@ def test_a_removed_file_in_a_removed_directory_can_be_read_written_and_cut(mount
     os.write(fd, b" and more")
     os.ftruncate(fd, 11)
     assert os.pread(fd, 100, 0) == b"content and"
+    with refused(errno.ENOENT):
+        os.fstat(fd)
     os.fsync(fd)
     os.close(fd)
+    assert os.listdir(mounted) == []
+
+
+@pytest.mark.semantics("C24")
+def test_a_removed_directory_that_is_open_is_unknown(mounted: Path) -> None:
+    (mounted / "d").mkdir()
+    fd = os.open(mounted / "d", os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(fd)
+    assert os.fstat(fd).st_nlink == 2
+    (mounted / "d").rmdir()
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: os.fstat(fd),
+        lambda: os.fchmod(fd, 0o700),
+        lambda: os.utime(fd),
+    )
+    for call in calls:
+        with refused(errno.ENOENT):
+            call()
+    os.close(fd)
+
+
+@pytest.mark.semantics("C6")
+def test_a_file_without_a_name_is_refused(mounted: Path) -> None:
+    with refused(errno.EOPNOTSUPP):
+        os.open(mounted, os.O_TMPFILE | os.O_RDWR)
+    with tempfile.TemporaryFile(dir=mounted) as file:
+        file.write(b"content")
     assert os.listdir(mounted) == []
 
 
@@ -239,6 +294,20 @@ def test_direct_io_may_have_any_alignment(mounted: Path, swift: Connection) -> N
         fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
         assert os.pread(fd, 7, 0) == b"changed"
         os.close(fd)
+
+
+def test_what_files_do_not_do_is_answered_by_the_kernel(mounted: Path) -> None:
+    fd = os.open(mounted / "file", NEW)
+    os.write(fd, b"content")
+    assert not os.isatty(fd)
+    # Twice: what the mount has not is asked for once.
+    for _ in range(2):
+        with refused(errno.ENOTTY):
+            fcntl.ioctl(fd, UNKNOWN_IOCTL)
+        poll = select.poll()
+        poll.register(fd, select.POLLIN | select.POLLOUT | select.POLLPRI)
+        assert poll.poll(0) == [(fd, select.POLLIN | select.POLLOUT)]
+    os.close(fd)
 
 
 # -- room -----------------------------------------------------------------------------------------

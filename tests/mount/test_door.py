@@ -268,6 +268,7 @@ def _bind(path: Path) -> None:
         one.bind(os.fspath(path))
 
 
+@pytest.mark.semantics("C30")
 @pytest.mark.parametrize(
     "system_call",
     [

@@ -551,6 +551,7 @@ def test_appending_keeps_what_was_there(project: Path, bucket: str, swift: Conne
     assert (project / bucket / "file").read_bytes() == pattern(3 * MIB) + b"and more"
 
 
+@pytest.mark.semantics("C15", "C16")
 def test_a_change_in_the_middle_keeps_the_rest(
     project: Path, bucket: str, swift: Connection
 ) -> None:
@@ -564,6 +565,7 @@ def test_a_change_in_the_middle_keeps_the_rest(
     assert (project / bucket / "file").read_bytes() == data
 
 
+@pytest.mark.semantics("C18")
 @pytest.mark.parametrize("size", [0, 1, 128 * KIB, MIB + 5, 2 * MIB])
 @pytest.mark.parametrize("by", ["path", "handle", "command"])
 def test_truncate_cuts_or_adds_zeros(
@@ -637,6 +639,7 @@ def test_mv_moves_a_directory(project: Path, bucket: str, swift: Connection) -> 
     assert [key for key in listed(swift, bucket) if not key.endswith("/")] == ["moved/e/file"]
 
 
+@pytest.mark.semantics("C24")
 def test_buckets_are_made_and_removed(project: Path, swift: Connection, bucket: str) -> None:
     made = project / f"{bucket}-made"
     made.mkdir()
@@ -667,6 +670,7 @@ def test_directories_are_made_and_removed(project: Path, bucket: str, swift: Con
     assert listed(swift, bucket) == {}
 
 
+@pytest.mark.semantics("N5")
 def test_a_directory_without_marker_stays_when_its_last_file_goes(
     project: Path, bucket: str, swift: Connection
 ) -> None:
@@ -736,6 +740,7 @@ def test_an_unlinked_open_file_can_still_be_used(
     assert os.listdir(project / bucket) == []
 
 
+@pytest.mark.semantics("C25")
 def test_a_renamed_open_file_is_written_under_its_new_name(
     project: Path, bucket: str, swift: Connection
 ) -> None:
@@ -812,6 +817,7 @@ class TestLargeObjects:
         head = swift.head_object(bucket, "file")
         assert int(head["content-length"]) == self.SIZE
 
+    @pytest.mark.semantics("N2")
     def test_it_reads_back_and_its_bucket_of_segments_is_hidden(
         self, large: Path, bucket: str
     ) -> None:
@@ -821,6 +827,7 @@ class TestLargeObjects:
         assert (large / bucket / "file").stat().st_size == self.SIZE
         assert f"{bucket}_segments" not in os.listdir(large)
 
+    @pytest.mark.semantics("C22")
     def test_rm_leaves_no_segment(self, large: Path, bucket: str, swift: Connection) -> None:
         (large / bucket / "file").write_bytes(pattern(self.SIZE))
         (large / bucket / "file").unlink()
@@ -902,6 +909,7 @@ class TestLargeObjects:
         assert not rest.strip(b"A")
 
 
+@pytest.mark.semantics("C30")
 def test_mknod_makes_an_empty_file_that_is_stored(
     project: Path, swift: Connection, bucket: str
 ) -> None:

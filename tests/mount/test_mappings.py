@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import subprocess
@@ -11,8 +12,11 @@ from pathlib import Path
 import pytest
 from swiftclient.client import Connection
 
-from .support import wait_until
+from tests.conftest import MakeMount
 
+from .support import refused, wait_until
+
+QUOTA = "X-Container-Meta-Quota-Bytes"
 SIZE = 3 * 1024 * 1024 + 17  # a large object on this mount
 NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
 
@@ -63,6 +67,27 @@ def test_msync_stores_what_was_written(mounted: Path, data: bytearray, swift: Co
         assert stored(swift, path) == data
     os.close(fd)
     assert stored(swift, path) == data
+
+
+@pytest.mark.semantics("C13", "C20")
+def test_msync_tells_what_the_store_refuses_and_can_be_repeated(
+    mount: MakeMount, bucket: str, swift: Connection
+) -> None:
+    swift.put_object(bucket, "file", b"before" * 100)
+    swift.post_container(bucket, {QUOTA: "700"})
+    served = mount(bucket)
+    served.allow("EDQUOT", "file was not stored")
+    path = served.path / "file"
+    fd = os.open(path, os.O_RDWR)
+    with mmap.mmap(fd, 600) as mapped:
+        mapped[:6] = b"AFTER!"
+        with refused(errno.EDQUOT):
+            mapped.flush()
+        assert swift.get_object(bucket, "file")[1] == b"before" * 100
+        swift.post_container(bucket, {QUOTA: "10000"})
+        mapped.flush()
+        assert swift.get_object(bucket, "file")[1] == b"AFTER!" + b"before" * 99
+    os.close(fd)
 
 
 @pytest.mark.semantics("C13")

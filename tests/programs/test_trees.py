@@ -229,6 +229,27 @@ def test_find_delete(sh: Shell, there: Path, bucket: str, sample: Path, swift: C
     assert not [key for key in listed(swift, bucket) if key.endswith(".bin")]
 
 
+def test_find_delete_in_directories_with_and_without_marker(
+    sh: Shell, bucket: str, swift: Connection
+) -> None:
+    for marker in ("tree/", "tree/explicit/"):
+        swift.put_object(bucket, marker, b"", content_type="application/directory")
+    files = ("explicit/a.bin", "implicit/deep/b.bin", "implicit/deep/kept", "gone/deep/c.bin")
+    for name in files:
+        swift.put_object(bucket, f"tree/{name}", b"content")
+    sh("find tree -name '*.bin' -delete")
+    # A directory that was emptied stays.
+    assert sh("find tree -type d -empty | sort") == "tree/explicit\ntree/gone/deep\n"
+    sh("find tree -mindepth 1 -type d -empty -delete")
+    assert sh("find tree | sort").split() == [
+        *("tree", "tree/implicit", "tree/implicit/deep", "tree/implicit/deep/kept")
+    ]
+    assert sorted(listed(swift, bucket)) == ["tree/", "tree/implicit/deep/kept"]
+    sh("find tree -delete")
+    assert sh("ls -A") == ""
+    assert listed(swift, bucket) == {}
+
+
 def test_find_newer_and_by_time(sh: Shell, sample: Path) -> None:
     expected = sh("find . -newer text.txt | sort", folder=sample)
     by_date = sh("find . -newermt '2001-02-03 04:20' | sort", folder=sample)
@@ -249,6 +270,16 @@ def test_mkdir_p_and_rmdir_p(sh: Shell, there: Path, bucket: str, swift: Connect
         os.rmdir(there / "a")
 
 
+def test_mkdir_p_in_directories_without_marker(sh: Shell, bucket: str, swift: Connection) -> None:
+    swift.put_object(bucket, "a/b/file", b"content")
+    sh("mkdir -p a/b; mkdir -p a/b/c/d")
+    assert sorted(listed(swift, bucket)) == ["a/b/c/", "a/b/c/d/", "a/b/file"]
+    assert sh.run("mkdir -p a/b/file/c").returncode == 1
+    assert sh("find a | sort").split() == ["a", "a/b", "a/b/c", "a/b/c/d", "a/b/file"]
+    sh("rm -rf a")
+    assert listed(swift, bucket) == {}
+
+
 def test_du_counts_what_is_there(sh: Shell, sample: Path) -> None:
     sh('cp -a "$1" tree', sample)
     files = [path for path in sample.rglob("*") if path.is_file() and not path.is_symlink()]
@@ -257,6 +288,12 @@ def test_du_counts_what_is_there(sh: Shell, sample: Path) -> None:
     assert int(printed.split()[0]) == total
     blocks = sh("find tree -type f -print0 | du -kc --files0-from=- | tail -n 1")
     assert total <= int(blocks.split()[0]) * 1024 < total + len(files) * 1024
+    # By directories, which have no size; a link is as long as its target.
+    links = sum(path.lstat().st_size for path in sample.rglob("*") if path.is_symlink())
+    assert int(sh("du -sb tree").split()[0]) == total + links
+    below = sum(path.stat().st_size for path in files if path.is_relative_to(sample / "dir 1"))
+    below += (sample / "dir 1" / "up").lstat().st_size
+    assert f"{below}\ttree/dir 1\n" in sh("du -b tree")
 
 
 @pytest.mark.semantics("C32")

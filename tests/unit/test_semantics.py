@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fuse
 import pytest
 
 from allasfs.app.fuse_ops import FuseOps
+from tests.oracle import differences
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/SEMANTICS.md").read_text(encoding="utf-8")
@@ -62,6 +63,19 @@ def test_every_paragraph_is_proven_by_a_test_that_names_it(label: str) -> None:
 
 def test_every_label_that_a_test_names_is_a_paragraph() -> None:
     assert set(PROOFS) <= set(LABEL.findall(TEXT))
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [*differences.DIFFERENCES, differences.lost_by, differences.compared],
+    ids=lambda function: function.__name__,
+)
+def test_every_known_difference_from_a_plain_directory_names_its_paragraph(
+    difference: Callable[..., object],
+) -> None:
+    labels = re.findall(r"\b([A-Z]\d+)\b", difference.__doc__ or "")
+    assert labels
+    assert set(labels) <= set(LABEL.findall(TEXT))
 
 
 ROWS = [
