@@ -12,7 +12,7 @@ from bench.lines import CHANGED, FILES, GROWN, NAMES, SMALL
 from bench.place import Place
 from bench.timed import READ_KEYS, Work
 
-# Demanded of every task where nothing else is said.
+# Demanded of every task.
 PEAK_MIB = 250.0
 # These ask for each name of a listing by itself.
 ASK_EACH = ("rclone", "s3fs")
@@ -28,7 +28,6 @@ class Task:
     raw: Work | None = None
     # Beside that on the peak of the memory.
     own_bars: tuple[Bar, ...] = ()
-    peak_mib: float = PEAK_MIB
     # Objects that the store reads into its memory before the first measurement.
     warms: tuple[str, ...] = ()
     # Made anew before each measurement, and what is removed after it.
@@ -46,7 +45,7 @@ class Task:
     def bars(self) -> tuple[Bar, ...]:
         """What is demanded of it."""
         client = "allasfs-write-back" if self.is_write_back else "allasfs"
-        return (*self.own_bars, Bar("peak_mib", self.peak_mib, LIMIT, client=client))
+        return (*self.own_bars, Bar("peak_mib", PEAK_MIB, LIMIT, client=client))
 
 
 def _tasks() -> tuple[Task, ...]:
@@ -123,8 +122,7 @@ def _tasks() -> tuple[Task, ...]:
         ),
         _grown(0, "10,000"),
         _grown(1, "100,000", Bar("seconds", 5, LIMIT, LOOPBACK)),
-        # 60 MiB of an idle mount, and 500 bytes for each of the names.
-        _grown(2, "500,000", peak_mib=300),
+        _grown(2, "500,000"),
         Task(
             "small",
             "read small files one after the other",
@@ -253,7 +251,7 @@ def _readers(count: int) -> Task:
     )
 
 
-def _grown(which: int, count: str, *bars: Bar, peak_mib: float = PEAK_MIB) -> Task:
+def _grown(which: int, count: str, *bars: Bar) -> Task:
     """Return the task of listing so many names; each is to cost what it costs among fewer."""
     names = ("grow10k", "grow100k", "grow500k")
     if which:
@@ -264,7 +262,6 @@ def _grown(which: int, count: str, *bars: Bar, peak_mib: float = PEAK_MIB) -> Ta
         timed.list_many(which),
         timed.raw_list_many(which),
         bars,
-        peak_mib,
         bucket=GROWN[which],
         too_many=ASK_EACH,
     )
