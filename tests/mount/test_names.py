@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from swiftclient.exceptions import ClientException
 from allasfs.demo import Cloud
 from tests.conftest import MakeMount
 
-from .support import MIB, listed, pattern, refused, stored, succeed
+from .support import MIB, PATIENCE_S, listed, pattern, refused, stored, succeed, wait_until
+from .test_requests import fill
 
 QUOTA = "X-Container-Meta-Quota-Bytes"
 
@@ -140,6 +142,39 @@ def test_a_rename_to_another_bucket_is_done_by_the_server(
     for number in range(6):
         assert stored(swift, other.name, f"moved/{number}") == pattern(MIB, seed=number)
         assert (other / f"moved/{number}").read_bytes() == pattern(MIB, seed=number)
+
+
+@pytest.mark.semantics("C26")
+@pytest.mark.parametrize(("method", "count"), [("COPY", 1), ("COPY", 60), ("POST", 1)])
+def test_a_rename_whose_mount_was_killed_loses_no_file_and_is_completed_by_the_next_one(
+    mount: MakeMount, bucket: str, swift: Connection, cloud: Cloud, method: str, count: int
+) -> None:
+    names = [f"{'d/' * (number % 3)}file-{number:03}" for number in range(120)]
+    fill(cloud, bucket, [f"old/{name}" for name in names])
+    killed = mount(bucket)
+    old, new = killed.path / "old", killed.path / "new"
+    assert old.is_dir()
+    cloud.forget_requests()
+    moving = subprocess.Popen(["mv", "-T", old, new], stderr=subprocess.DEVNULL)
+    wait_until(
+        lambda: [each.method for each in cloud.requests()].count(method) >= count,
+        "the rename has come so far",
+    )
+    killed.kill()
+    assert moving.wait(PATIENCE_S) != 0 or method == "POST"
+    found = set(listed(swift, bucket))
+    for name in names:
+        whole = {f"old/{name}", f"new/{name}"} & found
+        assert whole
+        for key in whole:
+            assert stored(swift, bucket, key) == f"old/{name}".encode()
+    top = mount(bucket).path
+    if (top / "old").exists():
+        succeed("mv", "-T", top / "old", top / "new")
+    assert os.listdir(top) == ["new"]
+    assert {key for key in listed(swift, bucket) if key[-1] != "/"} == {f"new/{n}" for n in names}
+    for name in names:
+        assert (top / "new" / name).read_bytes() == f"old/{name}".encode()
 
 
 @pytest.mark.semantics("C27")
