@@ -120,7 +120,13 @@ class Vfs:
         self._database: Database | None = None
         if config.attr_db is not None and config.attr_db_rows:
             self._database = Database(config.attr_db, config.attr_db_rows)
-        listings = Listings(store, ttl_s=config.listing_ttl_s, most_names=config.names, clock=clock)
+        listings = Listings(
+            store,
+            ttl_s=config.listing_ttl_s,
+            most_names=config.names,
+            mounted=config.prefix,
+            clock=clock,
+        )
         attributes = Attributes(config, self._database, now_ns=clock_ns())
 
         def reader(bucket: str, info: ObjectInfo) -> Reader:

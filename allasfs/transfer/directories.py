@@ -102,10 +102,10 @@ def is_shown(name: str) -> bool:
     return len(name) * 4 <= LONGEST_COMPONENT or len(name.encode()) <= LONGEST_COMPONENT
 
 
-def hides(key: str) -> str | None:
-    """Return the prefix of the directory that cannot show an object; None where all can."""
-    *parents, name = key.split("/")
-    where = ""
+def hides(key: str, top: str) -> str | None:
+    """Return the prefix of the directory, from ``top`` on, that cannot show an object; or None."""
+    where = top if key.startswith(top) else ""
+    *parents, name = key[len(where) :].split("/")
     for component in parents:
         if not is_shown(component):
             return where

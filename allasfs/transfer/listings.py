@@ -93,9 +93,12 @@ class Listings:
         *,
         ttl_s: float,
         most_names: int = Config.names,
+        mounted: str = "",
         clock: Clock = time.monotonic,
     ) -> None:
+        """``mounted`` is the prefix of what is shown: all names below it are looked at there."""
         self._store = store
+        self._mounted = mounted
         self._ttl_s = ttl_s
         self._clock = clock
         # Leaf lock for everything below.
@@ -567,7 +570,7 @@ class Listings:
 
     def _is_hidden(self, bucket: str, key: str, *, is_there: bool) -> bool:
         """Whether no file can be named so; then let the next look ask what its directory hides."""
-        prefix = hides(key)
+        prefix = hides(key, self._mounted)
         if prefix is None:
             return False
         with self._lock:

@@ -447,6 +447,18 @@ def test_a_prefix_can_be_mounted(mount: Mount, store: MemStore) -> None:
         fs.lstat("/outside")
 
 
+def test_a_mounted_prefix_may_have_a_name_that_no_file_can_have(
+    mount: Mount, store: MemStore
+) -> None:
+    prefix = f"{'n' * 300}/"
+    put_bytes(store, "bucket", f"{prefix}there", b"1")
+    fs = mount(bucket="bucket", prefix=prefix)
+    assert fs.listdir("") == ["there"]
+    write_file(fs, "/new", b"2")
+    fs.rename("/there", "/moved")
+    assert sorted(fs.listdir("")) == ["moved", "new"]
+
+
 def test_a_mounted_prefix_that_is_emptied_is_still_a_directory(
     mount: Mount, store: MemStore
 ) -> None:
