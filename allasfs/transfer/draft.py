@@ -176,7 +176,12 @@ class Draft(Segments):
             reader.close()
 
     def fill(self, start: int, stop: int, fetch: Fetch) -> None:
-        """Make all of a span local."""
+        """Make all of a span local; from now on none of its room is given back.
+
+        What is fetched to be sent again would be a hole before it is on its way.
+        """
+        with self._lock:
+            self._parts.touch(start, stop)
         for first, last in self.file.present.missing(start, stop):
             for begin in range(first, last, FILL_BYTES):
                 end = min(begin + FILL_BYTES, last)

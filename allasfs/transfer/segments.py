@@ -379,11 +379,21 @@ class Segments:
         self.settle()
         if self.is_owed:
             return
-        if self.is_local and not self.is_unsure:
+        if not self.is_unsure and self._stays_local():
             self._remove_own()
             return
         with suppress(FsError), self._lock:
             self._save(UNSURE if self.is_unsure else WRITING, durable=False)
+
+    def _stays_local(self) -> bool:
+        """Whether nothing is in own segments only; then no room of it is given back any more."""
+        with self._lock:
+            own = [part for part in self._parts.all if part.is_own]
+            if any(not self.file.present.covers(part.start, part.stop) for part in own):
+                return False
+            for part in own:
+                part.is_touched = True
+            return True
 
     def _remove_own(self) -> None:
         """Remove all own segments and the note; what is left then, the next mount removes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from allasfs.errors import (
 from allasfs.store import large, marks
 from allasfs.store.api import Kind, ObjectInfo, Segment
 from allasfs.transfer import checksum, spoolfile
+from allasfs.transfer import draft as draft_module
 from allasfs.transfer.draft import Draft
 from allasfs.transfer.spool import Spool
 from allasfs.transfer.uploader import Uploader
@@ -877,3 +878,81 @@ def test_data_that_are_all_local_are_kept_without_segments(bench: Bench) -> None
     assert bench.store.keys(SEGMENTS) == []
     (entry,) = bench.spool.entries()
     assert (entry.is_kept, entry.note.missing(), entry.note.has_segments) == (True, [], False)
+
+
+def segmented(bench: Bench, sizes: Sequence[int]) -> tuple[ObjectInfo, bytes]:
+    """Store a large object of segments of these sizes, as another client may."""
+    store, data = bench.store, content(sum(sizes), 7)
+    if SEGMENTS not in store._containers:
+        store.create_container(SEGMENTS)
+    segments, start = [], 0
+    for number, size in enumerate(sizes):
+        info = put_bytes(store, SEGMENTS, f"key/0/{number}", data[start : start + size])
+        segments.append(Segment(SEGMENTS, info.key, size, info.etag))
+        start += size
+    if store.capabilities() is OPENSTACK:
+        info = store.put_slo("bucket", "key", segments, content_type="a/b", metadata={})
+    else:
+        info = store.put_dlo(
+            "bucket", "key", f"{SEGMENTS}/key/0/", content_type="a/b", metadata={}
+        )
+    return info, data
+
+
+@pytest.mark.semantics("C16")
+def test_what_is_fetched_to_be_sent_again_is_not_given_back_before(
+    make: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short segments at the end go up with what is appended: they are fetched for it."""
+    monkeypatch.setattr(draft_module, "FILL_BYTES", 64 * 1024)
+    bench = make(room=4 * MIB)
+    first, short = MIB, 500 * 1024
+    base, data = segmented(bench, [first, short, 240 * 1024])
+    draft = bench.draft(base)
+    draft.write(0, b"changed")
+    tail = content(900 * 1024)
+    bench.write(draft, tail, len(data))
+
+    is_fetched = threading.Event()
+
+    def wait(call: Call) -> None:
+        if call.method == "put":
+            assert is_fetched.wait(30)
+
+    def fetch(start: int, stop: int) -> bytes:
+        if start >= first + short:
+            # Now the first segment is sent, and its room may be given back.
+            is_fetched.set()
+            wait_until(lambda: not bench.spool._sending, "the first segment is there")
+        return bench.fetch(start, stop)
+
+    bench.store.before = wait
+    bench.uploader.upload(draft, content_type="a/b", metadata={}, fetch=fetch)
+    draft.discard()
+    assert get_bytes(bench.store, "bucket", "key") == b"changed" + data[7:] + tail
+
+
+@pytest.mark.semantics("R9")
+def test_a_failed_upload_takes_no_segment_back_whose_room_was_given_back(
+    make: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(room=16 * MIB)
+    data = content(3 * MIB)
+    draft = bench.draft()
+    bench.write(draft, data)
+    remove = Draft._remove_own
+
+    def give_back_first(self: Draft) -> None:
+        # Another file's writer finds the spool half full just now.
+        self.give_back()
+        remove(self)
+
+    monkeypatch.setattr(Draft, "_remove_own", give_back_first)
+    bench.store.before = failing_manifest
+    with pytest.raises(QuotaExceeded):
+        bench.upload(draft)
+    assert bench.read(draft, 0, len(data)) == data
+    bench.store.before = lambda call: None
+    bench.upload(draft)
+    draft.discard()
+    assert bench.stored() == data
