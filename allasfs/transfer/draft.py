@@ -125,7 +125,7 @@ class Draft(Segments):
 
     def absent(self) -> int:
         """Return how many bytes are not local."""
-        return sum(stop - start for start, stop in self.file.present.missing(0, self.size))
+        return sum(stop - start for start, stop in self.file.missing(0, self.size))
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ class Draft(Segments):
         """
         with self._lock:
             self._parts.touch(start, stop)
-        for first, last in self.file.present.missing(start, stop):
+        for first, last in self.file.missing(start, stop):
             for begin in range(first, last, FILL_BYTES):
                 end = min(begin + FILL_BYTES, last)
                 self.file.fill(begin, b"".join(self._stored_bytes(begin, end, fetch)))

@@ -100,7 +100,7 @@ class Segments:
         """Whether nothing of it is in its own segments only."""
         with self._lock:
             return not any(
-                part.is_own and not self.file.present.covers(part.start, part.stop)
+                part.is_own and self.file.missing(part.start, part.stop)
                 for part in self._parts.all
             )
 
@@ -247,7 +247,7 @@ class Segments:
             ready = [
                 part
                 for part in self._parts.all
-                if part.is_good and self.file.present.missing(part.start, part.stop) == []
+                if part.is_good and not self.file.missing(part.start, part.stop)
             ]
             if not ready:
                 return
@@ -389,7 +389,7 @@ class Segments:
         """Whether nothing is in own segments only; then no room of it is given back any more."""
         with self._lock:
             own = [part for part in self._parts.all if part.is_own]
-            if any(not self.file.present.covers(part.start, part.stop) for part in own):
+            if any(self.file.missing(part.start, part.stop) for part in own):
                 return False
             for part in own:
                 part.is_touched = True

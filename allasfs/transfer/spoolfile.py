@@ -138,6 +138,11 @@ class SpoolFile:
         with self._lock:
             return self.present.copy()
 
+    def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return the parts of a span that are not here; other threads may give some back."""
+        with self._lock:
+            return self.present.missing(start, stop)
+
     def settled(self) -> None:
         """The stored version is as the file is now."""
         self.changed, self.written = Spans(), Spans()

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from allasfs.errors import NoSpace, SpoolUnusable, Unavailable
+from allasfs.transfer.spans import Spans
 from allasfs.transfer.spool import Spool
 
 
@@ -305,6 +307,7 @@ def test_another_process_does_not_get_the_folder_either(spool: Spool) -> None:
 import sys
 from pathlib import Path
 from allasfs.errors import SpoolUnusable
+from allasfs.transfer.spans import Spans
 from allasfs.transfer.spool import Spool
 try:
     Spool(Path(sys.argv[1]), 1000).open()
@@ -415,4 +418,34 @@ def test_a_write_that_fails_midway_leaves_zeros_in_the_gap_that_it_was_for(
         file.write(100, b"x" * 100)
     monkeypatch.undo()
     assert file.read(0, 303) == bytes(300) + b"end"
+    file.discard()
+
+
+def test_who_asks_what_is_here_never_sees_room_given_back_by_half(spool: Spool) -> None:
+    """What is here counted as missing would be fetched, and older bytes be put over it."""
+    half, go_on = threading.Event(), threading.Event()
+
+    class Slow(Spans):
+        """Lets others look between the two halves of a change."""
+
+        def remove(self, start: int, stop: int) -> None:
+            before = self._stops
+            super().remove(start, stop)
+            after, self._stops = self._stops, before
+            half.set()
+            assert go_on.wait(30)
+            self._stops = after
+
+    file = spool.create()
+    file.write(0, bytes(30))
+    file.present = Slow.of([(0, 10), (20, 30)])
+    with ThreadPoolExecutor(2) as threads:
+        giving = threads.submit(file.punch, 0, 10)
+        assert half.wait(30)
+        looking = threads.submit(file.missing, 20, 30)
+        # Nothing is asked of it while the other is at it; without a lock this is time enough.
+        wait([looking], 0.2)
+        go_on.set()
+        assert (giving.result(), looking.result()) == (True, [])
+    assert file.missing(0, 30) == [(0, 20)]
     file.discard()
