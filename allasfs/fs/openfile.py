@@ -472,8 +472,9 @@ class OpenFile:
         with self.lock:
             if not self.is_pending or self._is_sending or self._is_held_back:
                 return
-            self._is_sending = True
+            # First what may fail, for want of a descriptor: nobody would see the sending end.
             changes, given, draft = self._changes, self._given, self._open_spool()
+            self._is_sending = True
         try:
             info, metadata = self._send(draft)
         except FsError as exc:

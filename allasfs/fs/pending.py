@@ -109,7 +109,8 @@ class Pending:
         self._sending: set[File] = set()
         self._pause_s = 0.0
         self._pause_until = 0.0
-        self._is_hurried = False
+        # How many wait for the end of all.
+        self._draining = 0
         # Renames of directories that are under way.
         self._holds = 0
         self._is_stopped = False
@@ -159,15 +160,18 @@ class Pending:
         self.hurry()
         moves, since = self._spool.moves, self._clock()
         with self._lock:
-            self._is_hurried = True
-            while (self._due or self._sending) and not self._is_stopped:
-                left = len(self._due) + len(self._sending)
-                self._lock.wait(LOOK_S)
-                now = self._spool.moves
-                if now != moves or len(self._due) + len(self._sending) < left:
-                    moves, since = now, self._clock()
-                elif self._clock() - since > self._timeout_s:
-                    return False
+            self._draining += 1
+            try:
+                while (self._due or self._sending) and not self._is_stopped:
+                    left = len(self._due) + len(self._sending)
+                    self._lock.wait(LOOK_S)
+                    now = self._spool.moves
+                    if now != moves or len(self._due) + len(self._sending) < left:
+                        moves, since = now, self._clock()
+                    elif self._clock() - since > self._timeout_s:
+                        return False
+            finally:
+                self._draining -= 1
         return True
 
     @contextmanager
@@ -233,7 +237,7 @@ class Pending:
         if self._holds or len(self._sending) >= width or now < self._pause_until:
             return None
         for file, due in self._due.items():
-            if due > now and not self._is_hurried:
+            if due > now and not self._draining:
                 return None
             if file not in self._sending:
                 return file
@@ -259,8 +263,12 @@ class Pending:
         except Exception as exc:
             log.exception("write-back")
             failure = Internal("write-back", type(exc).__name__)
-        if not file.is_pending:
-            self._ended(file)
+        try:
+            if not file.is_pending:
+                self._ended(file)
+        except Exception:
+            # Whoever waits for the end of all must see this one's.
+            log.exception("write-back")
         self._spool.ended(self)
         with self._lock:
             self._sending.discard(file)

@@ -258,7 +258,8 @@ class SpoolFile:
     def discard(self) -> None:
         """Remove the file: the store has its bytes, or nobody wants them."""
         self.close()
-        self.path.unlink()
+        # Somebody may have cleaned the folder by hand.
+        self.path.unlink(missing_ok=True)
         self.spool.release(self._held.total)
 
     def set_aside(self) -> None:

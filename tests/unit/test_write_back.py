@@ -17,6 +17,7 @@ from allasfs.errors import (
     AccessDenied,
     DirectoryNotEmpty,
     FsError,
+    NoDescriptors,
     NotFound,
     QuotaExceeded,
     Unavailable,
@@ -840,3 +841,71 @@ def test_a_file_that_is_stored_while_its_directory_moves_moves_with_it(
     assert fs.vfs.sync()
     assert store.keys("bucket") == ["e/", "e/stored", "e/waits"]
     assert read_file(fs, "/bucket/e/waits") == b"content"
+
+
+# -- what goes wrong here -------------------------------------------------------------------------
+
+
+@pytest.mark.semantics("M3")
+@pytest.mark.parametrize("error", [NoDescriptors, Unavailable])
+def test_a_file_that_cannot_be_opened_for_its_upload_is_tried_again(
+    fs: VfsFs,
+    store: MemStore,
+    monkeypatch: pytest.MonkeyPatch,
+    expected_logs: ExpectLog,
+    error: type[FsError],
+) -> None:
+    """A waiting file has no descriptor, and there may be none when its time comes."""
+    if error is Unavailable:
+        expected_logs("closed files wait for the store")
+    write_file(fs, "/bucket/a", b"content")
+    wake = SpoolFile.wake
+
+    def fail(self: SpoolFile) -> None:
+        monkeypatch.setattr(SpoolFile, "wake", wake)
+        raise error(str(self.path), "too many open files")
+
+    monkeypatch.setattr(SpoolFile, "wake", fail)
+    assert fs.vfs.sync()
+    assert get_bytes(store, "bucket", "a") == b"content"
+
+
+def test_a_file_whose_data_somebody_removes_while_it_goes_up_hinders_nobody(
+    fs: VfsFs, gate: Gate, store: MemStore, tmp_path: Path
+) -> None:
+    for data in (tmp_path / "spool").glob("*.data"):
+        data.unlink()
+    gate.open.set()
+    assert fs.vfs.sync()
+    assert get_bytes(store, "bucket", "a") == b"content"
+    assert (status(fs, "pending_files"), status(fs, "spool_used")) == (0, 0)
+
+
+def test_a_fault_after_an_upload_does_not_let_others_wait_for_its_end(
+    fs: VfsFs, store: MemStore, monkeypatch: pytest.MonkeyPatch, expected_logs: ExpectLog
+) -> None:
+    expected_logs("write-back")
+    fs.mkdir("/bucket/d")
+    write_file(fs, "/bucket/d/a", b"content")
+
+    def fail(file: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(fs.vfs._pending, "_ended", fail)
+    assert fs.vfs.sync()
+    fs.rename("/bucket/d", "/bucket/e")
+    assert get_bytes(store, "bucket", "e/a") == b"content"
+
+
+@pytest.mark.semantics("W1")
+def test_what_is_closed_after_a_sync_waits_for_its_time_as_before(
+    fs: VfsFs, store: MemStore
+) -> None:
+    write_file(fs, "/bucket/a", b"content")
+    assert fs.vfs.sync()
+    write_file(fs, "/bucket/b", b"content")
+    pending = fs.vfs._pending
+    with pending._lock:
+        assert (len(pending._due), pending._next()) == (1, None)
+    fs.rename("/bucket/b", "/bucket/c")
+    assert store.counts() == {"put": 1}
