@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from allasfs.config import MIB, Config
 from allasfs.errors import (
+    BadHandle,
     Exists,
     FileTooBig,
     FsError,
@@ -193,11 +194,20 @@ class OpenFile:
 
     def read(self, window: Window, offset: int, length: int) -> bytes:
         """Return bytes of the file as it is now, fewer only at its end."""
-        with self.lock:
-            if self._spool is not None:
-                return self._read_spool(self._spool, window, offset, length)
-            reader = self._open_reader()
-        return reader.read(window, offset, length) if reader else b""
+        while True:
+            with self.lock:
+                if self._spool is not None:
+                    return self._read_spool(self._spool, window, offset, length)
+                reader = self._open_reader()
+            if reader is None:
+                return b""
+            try:
+                return reader.read(window, offset, length)
+            except (BadHandle, Stale):
+                with self.lock:
+                    if reader is self._reader and self._spool is None:
+                        raise
+                # It was changed, or stored anew, here meanwhile: these bytes are what is read now.
 
     def _open_reader(self) -> Reader | None:
         """Return the reader of the stored version (locked); None for a new file."""

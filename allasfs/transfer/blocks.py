@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from allasfs import heap
 from allasfs.config import MIB
 from allasfs.deadline import Deadline
-from allasfs.errors import FsError, TimedOut
+from allasfs.errors import BadHandle, FsError, TimedOut
 from allasfs.store.api import PIECE_BYTES
 
 # So much must have been fetched before it is worth a look for free room.
@@ -61,6 +61,7 @@ class Extent:
             self._abandoned = True
             if self._fetching is not None:
                 self._fetching.end()
+            self._changed.notify_all()
 
     def fetched_by(self, deadline: Deadline) -> None:
         """Note the deadline of the fetcher: it is over when the extent is abandoned."""
@@ -86,13 +87,17 @@ class Extent:
             self._changed.notify_all()
 
     def wait(self, stop: int, deadline: Deadline, subject: str) -> None:
-        """Return when the bytes before ``stop`` are here; raise the fetcher's error or TimedOut.
+        """Return when the bytes before ``stop`` are here; raise the fetcher's error or TimedOut,
+        BadHandle when the extent is abandoned.
 
         Bytes that come are progress of the reader's operation, although another thread moves them.
         """
         with self._changed:
             filled = self._filled
             while self._filled < stop:
+                if self._abandoned:
+                    # Before the error: its fetcher fails for that reason.
+                    raise BadHandle(subject, "its bytes are not wanted any more")
                 if self._error is not None:
                     raise self._error
                 if self._filled != filled:

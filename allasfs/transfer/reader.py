@@ -137,7 +137,7 @@ class Reader:
     def read(self, window: Window, offset: int, length: int) -> bytes:
         """Return ``length`` bytes, fewer only at the end of the file.
 
-        Raises Stale, Corrupt, Unavailable, TimedOut.
+        Raises Stale, Corrupt, Unavailable, TimedOut, and BadHandle when it was closed.
         """
         stop = min(offset + length, self.info.size)
         if offset >= stop:
@@ -335,9 +335,12 @@ class Reader:
     # -- fetching, mostly in a thread of the pool -------------------------------------------------
 
     def _fetch(self, extent: Extent, deadline: Deadline | None = None) -> None:
+        """Fetch an extent; within ``deadline`` for an operation, which others must not end."""
         try:
-            with sharing(deadline or Deadline(self._timeout_s)) as deadline:
+            if deadline is None:
+                deadline = Deadline(self._timeout_s)
                 extent.fetched_by(deadline)
+            with sharing(deadline):
                 self._fill(extent, deadline)
         except FsError as exc:
             extent.fail(exc)

@@ -100,8 +100,7 @@ class Segments:
         """Whether nothing of it is in its own segments only."""
         with self._lock:
             return not any(
-                part.is_own and self.file.missing(part.start, part.stop)
-                for part in self._parts.all
+                part.is_own and self.file.missing(part.start, part.stop) for part in self._parts.all
             )
 
     # -- segments ---------------------------------------------------------------------------------

@@ -893,9 +893,7 @@ def segmented(bench: Bench, sizes: Sequence[int]) -> tuple[ObjectInfo, bytes]:
     if store.capabilities() is OPENSTACK:
         info = store.put_slo("bucket", "key", segments, content_type="a/b", metadata={})
     else:
-        info = store.put_dlo(
-            "bucket", "key", f"{SEGMENTS}/key/0/", content_type="a/b", metadata={}
-        )
+        info = store.put_dlo("bucket", "key", f"{SEGMENTS}/key/0/", content_type="a/b", metadata={})
     return info, data
 
 

@@ -1476,3 +1476,86 @@ def test_a_link_that_is_followed_again_asks_nothing(fs: VfsFs, store: MemStore) 
     fs.unlink("/bucket/link")
     fs.symlink("another", "/bucket/link")
     assert fs.readlink("/bucket/link") == "another"
+
+
+@pytest.mark.semantics("C12")
+@pytest.mark.parametrize("offset", [0, 7 * MIB])
+def test_a_read_that_is_under_way_while_the_file_is_stored_anew_ends_with_the_new_bytes(
+    fs: VfsFs, store: MemStore, offset: int
+) -> None:
+    """``cat big`` beside ``echo > big`` on a slow line."""
+    put_bytes(store, "bucket", "a", bytes(8 * MIB))
+    reached, go_on = threading.Event(), threading.Event()
+
+    def wait(call: Call) -> None:
+        if call.method == "get":
+            reached.set()
+            assert go_on.wait(30)
+
+    store.before = wait
+    found: list[bytes] = []
+    with opened(fs, "/bucket/a") as fd:
+        reading = threading.Thread(target=lambda: found.append(fs.pread(fd, 2 * MIB, offset)))
+        reading.start()
+        assert reached.wait(30)
+        write_file(fs, "/bucket/a", b"new", flags=os.O_TRUNC)
+        # The store has given no byte of the old ones yet.
+        reading.join(10)
+        is_ended = not reading.is_alive()
+        go_on.set()
+        reading.join()
+    assert (is_ended, found) == (True, [b"new"[offset:]])
+    assert get_bytes(store, "bucket", "a") == b"new"
+
+
+def test_a_small_read_that_is_under_way_while_the_file_is_stored_anew_is_of_one_version(
+    fs: VfsFs, store: MemStore
+) -> None:
+    put_bytes(store, "bucket", "a", b"old" * 1000)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def wait(call: Call) -> None:
+        if call.method == "get":
+            reached.set()
+            assert go_on.wait(30)
+
+    store.before = wait
+    found: list[bytes] = []
+    with opened(fs, "/bucket/a") as fd:
+        reading = threading.Thread(target=lambda: found.append(fs.pread(fd, 4000, 0)))
+        reading.start()
+        assert reached.wait(30)
+        write_file(fs, "/bucket/a", b"new" * 1000, flags=os.O_TRUNC)
+        go_on.set()
+        reading.join()
+        assert fs.pread(fd, 4000, 0) == b"new" * 1000
+    assert len(found) == 1
+    assert found[0] in (b"old" * 1000, b"new" * 1000)
+
+
+def test_a_read_that_comes_late_is_not_stale_because_of_an_own_version(
+    fs: VfsFs, store: MemStore
+) -> None:
+    put_bytes(store, "bucket", "a", b"old" * 1000)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def wait(call: Call) -> None:
+        if call.method == "get":
+            reached.set()
+            assert go_on.wait(30)
+
+    def stored(call: Call) -> None:
+        if call.method == "put":
+            # The store has the new version, and the mount does not know it yet.
+            go_on.set()
+            reading.join(0.2)
+
+    store.before, store.after = wait, stored
+    found: list[bytes] = []
+    with opened(fs, "/bucket/a") as fd:
+        reading = threading.Thread(target=lambda: found.append(fs.pread(fd, 4000, 0)))
+        reading.start()
+        assert reached.wait(30)
+        write_file(fs, "/bucket/a", b"new" * 1000)
+        reading.join()
+    assert found == [b"new" * 1000]
