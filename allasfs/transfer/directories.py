@@ -61,6 +61,10 @@ class Directory:
         info = self.files.get(self.shown(name))
         return info if info is not None and split(info.key)[1] == name else None
 
+    def either(self, name: str) -> ObjectInfo | None:
+        """Return the object ``name``, also where it is a marker."""
+        return self.typed.get(name) or self.listed(name)
+
     def add_dir(self, name: str) -> None:
         """Enter a directory; an object of its name steps aside."""
         if name in self.dirs:

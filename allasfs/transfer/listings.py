@@ -517,9 +517,13 @@ class Listings:
         with self._lock:
             for key, directory in found.items():
                 self._dirs[bucket, key] = directory
-            for key, edit in self._settling(bucket, born).items():
+            recent = self._settling(bucket, born)
+            for key, edit in recent.items():
                 if key.startswith(prefix):
                     self._apply(bucket, key, edit, born)
+            for key, edit in recent.items() if is_flat else ():
+                if edit.stored is None and key.startswith(prefix):
+                    self._drop_empty(bucket, prefix, key)
         hidden = sum(directory.hidden for directory in found.values())
         if hidden:
             log.warning(
@@ -534,15 +538,62 @@ class Listings:
     def _confirm(
         self, bucket: str, prefix: str, found: dict[str, Directory], born: float, *, is_flat: bool
     ) -> None:
-        """Ask for own new objects that a listing lacks: it lags, or another client removed them."""
+        """Ask for own new objects that a listing lacks: it lags, or another client removed them.
+
+        And for directories that were removed here and are in it, where it does not tell what is
+        below: it lags, or another client made them again.
+        """
         with self._lock:
             recent = self._settling(bucket, born)
+        top = found[prefix]
         for key, edit in recent.items():
-            if edit.stored is None or not key.startswith(prefix):
+            if not key.startswith(prefix):
                 continue
-            if shows(found, prefix, key, is_flat=is_flat):
-                continue
-            self._is_there(bucket, key, edit)
+            if edit.stored is not None:
+                if not shows(found, prefix, key, is_flat=is_flat):
+                    self._is_there(bucket, key, edit)
+            elif not is_flat and key.endswith("/"):
+                parent, name = split(key)
+                if parent == prefix and name in top.dirs:
+                    typed = [top.typed[name]] if name in top.typed else []
+                    if self._is_gone(bucket, key, typed, recent, born):
+                        top.dirs.discard(name)
+
+    def _is_gone(
+        self,
+        bucket: str,
+        prefix: str,
+        typed: list[ObjectInfo],
+        recent: Mapping[str, _Edit],
+        born: float,
+    ) -> bool:
+        """Whether all that listings show of a directory was removed here; ``typed`` are markers."""
+        below = (
+            info for page in self._store.listing(bucket, prefix=prefix) for info in page.objects
+        )
+        for info in chain(typed, below):
+            edit = recent.get(info.key)
+            if edit is None or edit.stored is not None or not edit.outweighs(info, born):
+                return False
+        return True
+
+    def _drop_empty(self, bucket: str, top: str, key: str) -> None:
+        """Take out the directories that own removals left empty, in a listing of all below ``top``:
+        without an object there is none (locked).
+        """
+        where = key.removesuffix("/") + "/"
+        if (bucket, where) not in self._dirs:
+            where = split(key)[0]
+        while len(where) > len(top):
+            parent, name = split(where)
+            directory, above = self._dirs.get((bucket, where)), self._dirs.get((bucket, parent))
+            if directory is None or above is None or name in above.typed:
+                return
+            if len(directory) > 1 or directory.marker is not None or directory.hidden:
+                return
+            del self._dirs[bucket, where]
+            above.remove_dir(name)
+            where = parent
 
     def _is_there(self, bucket: str, key: str, edit: _Edit) -> bool:
         """Whether the store has an own new object; forget the change if it has not."""
@@ -581,6 +632,12 @@ class Listings:
 
     def directory_removed(self, bucket: str, prefix: str) -> None:
         """Take out an empty directory that this mount removed."""
+        with self._lock:
+            edits = self._edits.get(bucket)
+            before = edits.get(prefix) if edits is not None else None
+        removed = before.removed if before is not None else None
+        # Listings that are on their way may show it still.
+        self._edit(bucket, prefix, _Edit(self._clock(), None, removed))
         with self._lock:
             self._dirs.pop((bucket, prefix), None)
             parent, name = split(prefix)
@@ -633,10 +690,12 @@ class Listings:
     def _versions(self, bucket: str, key: str, before: _Edit | None) -> tuple[ObjectInfo, ...]:
         """Return the versions of a name that a change now makes old (locked)."""
         prefix, name = split(key)
-        directory = self._dirs.get((bucket, prefix))
-        # The object of a marker's name without the slash is another one.
-        is_known = directory is not None and not key.endswith("/")
-        listed = directory.listed(name) if directory is not None and is_known else None
+        if key.endswith("/"):
+            marked = self._dirs.get((bucket, key))
+            listed = marked.marker if marked is not None else None
+        else:
+            directory = self._dirs.get((bucket, prefix))
+            listed = directory.either(name) if directory is not None else None
         older = before.older if before is not None else ()
         latest = (before.stored if before is not None else None, listed)
         return older + tuple(version for version in latest if version is not None)
@@ -654,15 +713,18 @@ class Listings:
             self._apply_stored(bucket, edit.stored, edit, born)
             return
         marked = self._dirs.get((bucket, key.removesuffix("/") + "/"))
-        if marked is not None and marked.marker and marked.marker.key == key:
-            marked.marker = None
+        # What does not outweigh is a version that somebody else stored after the removal.
+        marker = marked.marker if marked is not None else None
+        if marked is not None and marker is not None and marker.key == key:
+            marked.marker = None if edit.outweighs(marker, born) else marker
         prefix, name = split(key)
         directory = self._dirs.get((bucket, prefix))
         if directory is None or key.endswith("/"):
             return
-        directory.typed.pop(name, None)
+        typed = directory.typed.get(name)
+        if typed is not None and edit.outweighs(typed, born):
+            del directory.typed[name]
         listed = directory.listed(name)
-        # A different version was stored by somebody else after the removal.
         if listed is not None and edit.outweighs(listed, born):
             del directory.files[directory.shown(name)]
 
@@ -679,7 +741,7 @@ class Listings:
             return
         directory = self._dirs.get((bucket, prefix))
         if directory is not None:
-            listed = directory.typed.get(name) or directory.listed(name)
+            listed = directory.either(name)
             if listed is not None and not edit.outweighs(listed, born):
                 return
         if info.is_marker:

@@ -783,3 +783,90 @@ def test_an_own_marker_replaces_the_file_of_its_name(store: MemStore, listings: 
     assert names(listings) == ["d"]
     listings.stored("bucket", put_bytes(store, "bucket", "d", content_type=DIRECTORY_TYPE))
     assert names(listings) == ["d/"]
+
+
+def remove_directories(store: MemStore, listings: Listings) -> None:
+    """Remove ``d`` with its marker, ``typed`` with its own, and ``old`` with all below it."""
+    for key in ("d/", "typed"):
+        marker = store.head("bucket", key).info
+        store.delete("bucket", key)
+        listings.removed("bucket", marker)
+        listings.directory_removed("bucket", key.removesuffix("/") + "/")
+    for key in ("old/a", "old/deep/b"):
+        info = store.head("bucket", key).info
+        store.delete("bucket", key)
+        listings.removed("bucket", info)
+    listings.subtree_removed("bucket", "old/")
+
+
+@pytest.mark.semantics("R4")
+@pytest.mark.parametrize("is_large", [False, True])
+def test_a_listing_that_was_on_its_way_does_not_bring_removed_directories_back(
+    store: MemStore, listings: Listings, monkeypatch: pytest.MonkeyPatch, is_large: bool
+) -> None:
+    for key in ("d/", "full/", "full/x/"):
+        put_bytes(store, "bucket", key, content_type=DIRECTORY_TYPE)
+    put_bytes(store, "bucket", "typed", content_type=DIRECTORY_TYPE)
+    for key in ("old/a", "old/deep/b", "full/kept"):
+        put_bytes(store, "bucket", key, b"1")
+    if is_large:
+        monkeypatch.setattr(listings_module, "FLAT_OBJECTS", 1)
+        assert listings.bucket("bucket") is not None
+
+    def change(call: Call) -> None:
+        if call.method == "listing":
+            store.after = lambda call: None
+            remove_directories(store, listings)
+
+    store.after = change
+    assert names(listings) == ["full/"]
+    assert names(listings, "full/") == ["kept", "x/"]
+    for key in ("d", "typed", "old", "old/deep"):
+        assert listings.find("bucket", key) == Found()
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_a_removed_directory_in_which_another_client_stores_is_there_again(
+    store: MemStore,
+    listings: Listings,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    is_large: bool,
+) -> None:
+    put_bytes(store, "bucket", "d/", content_type=DIRECTORY_TYPE)
+    put_bytes(store, "bucket", "typed", content_type=DIRECTORY_TYPE)
+    for key in ("old/a", "old/deep/b"):
+        put_bytes(store, "bucket", key, b"1")
+    remove_directories(store, listings)
+    clock.advance(10)
+    for key in ("d/x", "old/deep/b", "typed/y"):
+        put_bytes(store, "bucket", key, b"1")
+    if is_large:
+        monkeypatch.setattr(listings_module, "FLAT_OBJECTS", 1)
+        assert listings.bucket("bucket") is not None
+    assert names(listings) == ["d/", "old/", "typed/"]
+    assert names(listings, "d/") == ["x"]
+    assert names(listings, "old/") == ["deep/"]
+    assert names(listings, "typed/") == ["y"]
+
+
+def test_a_removed_directory_that_this_mount_makes_again_is_there(
+    store: MemStore, listings: Listings
+) -> None:
+    put_bytes(store, "bucket", "d/", content_type=DIRECTORY_TYPE)
+    put_bytes(store, "bucket", "typed", content_type=DIRECTORY_TYPE)
+    for key in ("old/a", "old/deep/b"):
+        put_bytes(store, "bucket", key, b"1")
+
+    def change(call: Call) -> None:
+        if call.method == "listing":
+            store.after = lambda call: None
+            remove_directories(store, listings)
+            marker = put_bytes(store, "bucket", "d/", content_type=DIRECTORY_TYPE)
+            listings.stored("bucket", marker)
+            listings.stored("bucket", put_bytes(store, "bucket", "old/new", b"1"))
+
+    store.after = change
+    assert names(listings) == ["d/", "old/"]
+    assert names(listings, "d/") == []
+    assert names(listings, "old/") == ["new"]
