@@ -110,7 +110,7 @@ class Draft(Segments):
             draft._is_base_known = draft._has_container = True
             # What was stored in the moment of the crash is not in the note.
             draft._has_failed = True
-        draft.is_owed = True
+        draft.is_owed = draft._is_taken = True
         return draft
 
     # -- what it is -------------------------------------------------------------------------------
@@ -121,7 +121,9 @@ class Draft(Segments):
         if self.size > self._sending.threshold(self.file.spool):
             return True
         with self._lock:
-            return any(part.is_own and not part.is_touched for part in self._parts.all)
+            own = [part for part in self._parts.all if part.is_own and not part.is_touched]
+            # What the store did not take needs no manifest.
+            return any(part.is_sending or part.segment is not None for part in own)
 
     def absent(self) -> int:
         """Return how many bytes are not local."""
@@ -194,6 +196,7 @@ class Draft(Segments):
         stop = offset + len(data)
         if not data:
             return
+        self._is_taken = False
         with self._lock:
             self._parts.touch(offset, stop)
         self._check_count(stop)
@@ -208,6 +211,7 @@ class Draft(Segments):
 
     def truncate(self, size: int) -> None:
         """Set the size; what is added reads as zeros."""
+        self._is_taken = False
         with self._lock:
             self._parts.cut(size)
             if self.is_owed and size < self.size:
@@ -220,6 +224,7 @@ class Draft(Segments):
 
     def allocate(self, start: int, stop: int) -> None:
         """Take room for a span, and be at least so long; raise NoSpace."""
+        self._is_taken = False
         self.file.allocate(start, stop)
 
     # -- sending while it is written --------------------------------------------------------------
@@ -328,7 +333,8 @@ class Draft(Segments):
             self._guard.release()
 
     def _send_unfinished(self) -> bool:
-        if self._is_closed or self.size < large.SMALLEST_SEGMENT:
+        # What was taken as it is goes up by itself, perhaps just now.
+        if self._is_closed or self._is_taken or self.size < large.SMALLEST_SEGMENT:
             return False
         if not self._is_base_known:
             note = self._note

@@ -70,6 +70,8 @@ class Segments:
         # The note stands whatever comes of an upload: the file was taken, or a mount before was
         # killed while a program waited for it.
         self.is_owed = False
+        # The file was taken as it is now, or a mount before left it so.
+        self._is_taken = False
         self._note = note  # guarded by _lock
         self._is_closed = False
         # How far a file can grow with the segments that are left.
@@ -297,6 +299,7 @@ class Segments:
         with self._lock:
             self._save(PENDING, durable=durable)
         self.is_owed = True
+        self._is_taken |= durable
 
     def trying(self, md5: str) -> Tried:
         """Note that these bytes are sent in one piece; forgotten when the answer is there.

@@ -16,6 +16,7 @@ import pytest
 from allasfs.config import MIB, Config
 from allasfs.deadline import Deadline, current, sharing, within
 from allasfs.errors import (
+    AccessDenied,
     Corrupt,
     FileTooBig,
     NoSpace,
@@ -954,3 +955,22 @@ def test_a_failed_upload_takes_no_segment_back_whose_room_was_given_back(
     bench.upload(draft)
     draft.discard()
     assert bench.stored() == data
+
+
+@pytest.mark.semantics("C17")
+def test_a_small_file_of_which_no_segment_was_taken_is_stored_in_one_piece(bench: Bench) -> None:
+    """Others needed its room, and the bucket for segments may not be used."""
+
+    def refuse(call: Call) -> None:
+        if call.container == SEGMENTS:
+            raise AccessDenied(SEGMENTS, "403")
+
+    bench.store.before = refuse
+    draft, data = bench.draft(), content(3 * MIB // 2)
+    bench.write(draft, data)
+    assert draft.press()
+    draft.settle()
+    assert bench.upload(draft).kind is Kind.PLAIN
+    assert get_bytes(bench.store, "bucket", "key") == data
+    draft.discard()
+    assert bench.spool.notes() == []

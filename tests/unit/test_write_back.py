@@ -24,6 +24,7 @@ from allasfs.errors import (
 )
 from allasfs.fs import pending
 from allasfs.fs.vfs import Vfs
+from allasfs.store.api import Kind
 from allasfs.transfer.draft import Draft
 from allasfs.transfer.spoolfile import SpoolFile
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
@@ -909,3 +910,24 @@ def test_what_is_closed_after_a_sync_waits_for_its_time_as_before(
         assert (len(pending._due), pending._next()) == (1, None)
     fs.rename("/bucket/b", "/bucket/c")
     assert store.counts() == {"put": 1}
+
+
+@pytest.mark.semantics("W8")
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_file_that_waits_is_sent_in_one_piece_for_its_room(
+    mount: Mount, store: MemStore, is_open: bool
+) -> None:
+    fs = mount(spool_size=4 * MIB)
+    fd = fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT)
+    fs.pwrite(fd, b"a" * (3 * MIB // 2), 0)
+    fs.fsync(fd)
+    if not is_open:
+        fs.close(fd)
+    for number in range(3):
+        write_file(fs, f"/bucket/{number}", b"b" * MIB)
+    if is_open:
+        fs.close(fd)
+    assert fs.vfs.sync()
+    assert store.keys("bucket") == ["0", "1", "2", "a"]
+    assert [call.container for call in store.calls("create_container")] == ["bucket"]
+    assert store.head("bucket", "a").info.kind is Kind.PLAIN
