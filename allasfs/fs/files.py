@@ -68,6 +68,15 @@ class Files:
             except KeyError:
                 raise BadHandle(f"handle {fh}") from None
 
+    def join(self, place: Place, flags: int) -> tuple[int, Handle] | None:
+        """Open one more handle on the file that is open at a place and changed, if there is one.
+
+        In one step: its last handle may be closed at the same time, and the file with it.
+        """
+        with self._lock:
+            file = self._by_place.get(place)
+            return self._opened(file, flags) if file is not None and file.is_dirty else None
+
     def add(self, file: OpenFile, flags: int) -> tuple[int, Handle]:
         """Open a handle: on the file that is open there already, unless ``file`` is newer."""
         with self._lock:
@@ -75,9 +84,7 @@ class Files:
             if older is not None and older.stands_for(file):
                 file = older
             self._by_place[file.place] = file
-            file.handles += 1
-            fh, handle = next(self._numbers), Handle(file, flags)
-            self._handles[fh] = handle
+            fh, handle = self._opened(file, flags)
         if older is not None and older is not file:
             older.replaced()
         return fh, handle
@@ -85,10 +92,14 @@ class Files:
     def another(self, file: OpenFile, flags: int) -> tuple[int, Handle]:
         """Open one more handle on a file that has no name any more."""
         with self._lock:
-            file.handles += 1
-            fh, handle = next(self._numbers), Handle(file, flags)
-            self._handles[fh] = handle
-            return fh, handle
+            return self._opened(file, flags)
+
+    def _opened(self, file: OpenFile, flags: int) -> tuple[int, Handle]:
+        """Open a handle (locked)."""
+        file.handles += 1
+        fh, handle = next(self._numbers), Handle(file, flags)
+        self._handles[fh] = handle
+        return fh, handle
 
     def is_last(self, fh: int) -> bool:
         """Whether a handle is the only one of its file; raise BadHandle."""

@@ -377,10 +377,11 @@ class Vfs:
         if hidden is not None:
             fh, handle = self._files.another(hidden, flags)
         else:
-            file = self._files.at(place)
-            if file is None or not file.is_dirty:
+            joined = self._files.join(place, flags)
+            if joined is None:
                 file = OpenFile(self._services, place, self._tree.file(place))
-            fh, handle = self._files.add(file, flags)
+                joined = self._files.add(file, flags)
+            fh, handle = joined
         if handle.file.info is not None and not handle.file.is_dirty:
             handle.keep_cache = self._pages.opened(place, handle.file.info)
         if flags & os.O_TRUNC:

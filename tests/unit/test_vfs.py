@@ -35,6 +35,8 @@ from allasfs.errors import (
 )
 from allasfs.fs import openfile
 from allasfs.fs.attrs import SYMLINK_TYPE, Given
+from allasfs.fs.names import Place
+from allasfs.fs.openfile import OpenFile
 from allasfs.store import marks
 from allasfs.store.api import DIRECTORY_TYPE, ContainerInfo, Segment
 from allasfs.transfer import listings as listings_module
@@ -1559,3 +1561,34 @@ def test_a_read_that_comes_late_is_not_stale_because_of_an_own_version(
         write_file(fs, "/bucket/a", b"new" * 1000)
         reading.join()
     assert found == [b"new" * 1000]
+
+
+def test_a_file_is_not_opened_that_is_closed_at_the_same_time(
+    fs: VfsFs, store: MemStore, monkeypatch: pytest.MonkeyPatch, expected_logs: ExpectLog
+) -> None:
+    """One whose upload failed has its changes no longer; they are kept for its owner."""
+    expected_logs("bucket/a was not stored")
+    put_bytes(store, "bucket", "a", b"old")
+    vfs = fs.vfs
+    fh, handle = vfs.open("/bucket/a", os.O_WRONLY | os.O_TRUNC)
+    vfs.write(fh, 0, b"changed")
+    store.fail_next(QuotaExceeded("bucket", "413"), "put")
+    with pytest.raises(QuotaExceeded):
+        vfs.flush(fh)
+    at, is_closed = vfs._files.at, threading.Event()
+
+    def closed_then(place: Place) -> OpenFile | None:
+        file = at(place)
+        if not is_closed.is_set():
+            is_closed.set()
+            vfs.release(fh)
+        return file
+
+    monkeypatch.setattr(vfs._files, "at", closed_then)
+    other, found = vfs.open("/bucket/a", os.O_RDONLY)
+    if not is_closed.is_set():
+        vfs.release(fh)
+    is_same = found.file is handle.file
+    expected = (7, b"changed") if is_same else (3, b"old")
+    assert (found.file.attr.size, vfs.read(other, 0, 100)) == expected
+    vfs.release(other)
