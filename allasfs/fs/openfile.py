@@ -148,6 +148,12 @@ class OpenFile:
         return self.is_dirty and self._promised == self._changes and not self.is_orphan
 
     @property
+    def is_large(self) -> bool:
+        """Whether what was changed goes up in segments."""
+        draft = self._spool
+        return draft is not None and draft.is_large
+
+    @property
     def attr(self) -> Attr:
         """What stat tells; never waits for the file's lock."""
         return self._attr

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -41,6 +41,10 @@ class File(Protocol):
     @property
     def size(self) -> int:
         """Bytes."""
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it goes up in segments, which others send."""
 
     def send(self) -> None:
         """Store it, or raise what prevented that."""
@@ -96,6 +100,8 @@ class Pending:
     ) -> None:
         """``ended`` is told of a file that was stored, refused for good, or is wanted no more."""
         self._pool = pool
+        # For those that wait for threads of the pool: in its own they would wait for each other.
+        self._large = ThreadPoolExecutor(1, thread_name_prefix="write-back")
         self._width = width
         self._spool = spool
         self._delay_s = config.write_back_delay_s
@@ -195,6 +201,7 @@ class Pending:
             self._lock.notify_all()
             while self._sending:
                 self._lock.wait()
+        self._large.shutdown()
         if self._thread is not None:
             self._thread.join()
             self._spool.quit(self)
@@ -227,7 +234,7 @@ class Pending:
                 self._sending.add(file)
                 self._spool.began()
                 self._lock.notify_all()
-            self._pool.submit(self._send, file)
+            (self._large if file.is_large else self._pool).submit(self._send, file)
 
     def _next(self) -> File | None:
         """Return a file whose time has come (locked)."""

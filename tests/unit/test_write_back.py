@@ -931,3 +931,18 @@ def test_a_file_that_waits_is_sent_in_one_piece_for_its_room(
     assert store.keys("bucket") == ["0", "1", "2", "a"]
     assert [call.container for call in store.calls("create_container")] == ["bucket"]
     assert store.head("bucket", "a").info.kind is Kind.PLAIN
+
+
+@pytest.mark.semantics("W4")
+def test_files_that_are_large_for_the_next_mount_are_stored_by_it(
+    mount: Mount, store: MemStore
+) -> None:
+    """Each waits for its segments, which need threads beside those of the files."""
+    fs = mount()
+    for name in "abc":
+        write_file(fs, f"/bucket/{name}", name.encode() * (3 * MIB // 2))
+    kill(fs.vfs)
+    again = mount(segment_threshold=MIB, connections=2, timeout_s=5.0)
+    assert again.vfs.sync()
+    for name in "abc":
+        assert get_bytes(store, "bucket", name) == name.encode() * (3 * MIB // 2)
