@@ -24,7 +24,7 @@ from cachetools import LRUCache
 
 from allasfs.config import Config
 from allasfs.deadline import Clock, current
-from allasfs.errors import AccessDenied, NotFound
+from allasfs.errors import AccessDenied, NotFound, TooManyNames
 from allasfs.store.api import ContainerInfo, Kind, ObjectInfo, Page, Store
 from allasfs.transfer.directories import (
     Directory,
@@ -304,7 +304,7 @@ class Listings:
             return known
         try:
             return self.directory(bucket, prefix, is_look=True)
-        except _TooManyError:
+        except (_TooManyError, TooManyNames):
             with self._lock:
                 above.is_alone = False
             return None

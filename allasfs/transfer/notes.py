@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +116,6 @@ class Note:
     def subject(self) -> str:
         """The object, for messages."""
         return f"{self.bucket}/{self.key}"
-
-    def at(self, state: str) -> Note:
-        """Return it in another state."""
-        return replace(self, state=state)
 
     def save(self, path: Path, *, durable: bool) -> None:
         """Write it to the disk as a whole, or leave the older one; raises OSError."""

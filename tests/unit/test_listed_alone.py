@@ -9,12 +9,13 @@ from threading import Barrier
 
 import pytest
 
+from allasfs.errors import TooManyNames
 from allasfs.store.api import DIRECTORY_TYPE, Page
 from allasfs.transfer import listings as listings_module
 from allasfs.transfer.directories import Found
 from allasfs.transfer.listings import Listings
 from tests.fakes.clock import FakeClock
-from tests.fakes.memstore import OPENSTACK, RGW, MemStore, put_bytes
+from tests.fakes.memstore import OPENSTACK, RGW, Call, MemStore, put_bytes
 
 TTL_S = 45.0
 FEW = 10
@@ -193,6 +194,20 @@ def test_a_look_at_a_large_directory_does_not_list_it(
     assert bucket.stat("d1").is_dir
     assert bucket.listed() == ["", "d1/*"]
     assert bucket.names("d1/") == ["e1/"]
+
+
+@pytest.mark.semantics("M4")
+def test_a_directory_of_more_names_than_are_kept_has_attributes(bucket: Bucket) -> None:
+    def refuse(call: Call) -> None:
+        if call.method == "listing" and call.key == "d0/":
+            raise TooManyNames("b/d0/", "it has more than 3 names")
+
+    assert bucket.stat("top").file is not None
+    bucket.store.before = refuse
+    assert bucket.stat("d0").is_dir
+    assert bucket.listings.looked_at("b", "d0/") is None
+    with pytest.raises(TooManyNames):
+        bucket.names("d0/")
 
 
 def test_sixteen_threads_that_look_into_a_directory_cause_two_listings(
