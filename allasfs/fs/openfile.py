@@ -441,7 +441,9 @@ class OpenFile:
 
     def _take(self, *, durable: bool) -> None:
         exclusive = self._exclusive and self.info is None
-        self._open_spool().take(*self._own(), exclusive=exclusive, durable=durable)
+        # A note of what waits needs no descriptor of its data.
+        draft = self._open_spool() if durable or self._spool is None else self._spool
+        draft.take(*self._own(), exclusive=exclusive, durable=durable)
 
     def _note_again(self) -> None:
         """What the next mount would find has changed."""

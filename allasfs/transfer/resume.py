@@ -97,6 +97,8 @@ class Resume:
             except FsError as exc:
                 log.error("%s: %s", entry.subject, exc)  # noqa: TRY400 - its text says all
                 continue
+            # There may be more of them than descriptors.
+            file.rest()
             self._promised.add(entry.id)
             found.append((file, note))
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -946,3 +947,36 @@ def test_files_that_are_large_for_the_next_mount_are_stored_by_it(
     assert again.vfs.sync()
     for name in "abc":
         assert get_bytes(store, "bucket", name) == name.encode() * (3 * MIB // 2)
+
+
+@pytest.mark.semantics("W8", "W3")
+def test_what_happens_to_files_that_wait_takes_no_descriptors(fs: VfsFs) -> None:
+    before = descriptors()
+    for number in range(20):
+        name = f"/bucket/{number}"
+        write_file(fs, f"{name}.part", b"content")
+        fs.chmod(f"{name}.part", 0o600)
+        fs.rename(f"{name}.part", name)
+        fs.utime(name, 1_500_000_000)
+        fs.setxattr(name, "user.comment", b"kept")
+        fs.lstat(name)
+    assert descriptors() == before
+
+
+@pytest.mark.semantics("W8", "W2")
+def test_files_that_the_mount_before_left_take_no_descriptors(
+    mount: Mount, store: MemStore
+) -> None:
+    fs = mount()
+    for number in range(200):
+        write_file(fs, f"/bucket/{number}", b"content")
+    kill(fs.vfs)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 40, hard))
+    try:
+        again = mount()
+        assert len(again.listdir("/bucket")) == 200
+        assert again.vfs.sync()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(store.keys("bucket")) == 200
