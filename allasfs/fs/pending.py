@@ -267,6 +267,9 @@ class Pending:
             failure = exc
         except FsError as exc:
             log.debug("%s", exc)
+            if file.is_pending:
+                # Not refused: it could not be begun, for want of a descriptor.
+                failure = exc
         except Exception as exc:
             log.exception("write-back")
             failure = Internal("write-back", type(exc).__name__)
