@@ -555,26 +555,33 @@ class Listings:
             elif not is_flat and key.endswith("/"):
                 parent, name = split(key)
                 if parent == prefix and name in top.dirs:
-                    typed = [top.typed[name]] if name in top.typed else []
+                    typed = top.typed.get(name)
                     if self._is_gone(bucket, key, typed, recent, born):
                         top.dirs.discard(name)
+                        top.typed.pop(name, None)
 
     def _is_gone(
         self,
         bucket: str,
         prefix: str,
-        typed: list[ObjectInfo],
+        typed: ObjectInfo | None,
         recent: Mapping[str, _Edit],
         born: float,
     ) -> bool:
-        """Whether all that listings show of a directory was removed here; ``typed`` are markers."""
-        below = (
-            info for page in self._store.listing(bucket, prefix=prefix) for info in page.objects
-        )
-        for info in chain(typed, below):
-            edit = recent.get(info.key)
-            if edit is None or edit.stored is not None or not edit.outweighs(info, born):
+        """Whether all that listings show of a directory was removed here; ``typed`` is its marker
+        without slash, which a file may have replaced.
+        """
+        if typed is not None:
+            edit = recent.get(typed.key)
+            if edit is None or not edit.outweighs(typed, born):
                 return False
+            if edit.stored is not None and edit.stored.is_marker:
+                return False
+        for page in self._store.listing(bucket, prefix=prefix):
+            for info in page.objects:
+                edit = recent.get(info.key)
+                if edit is None or edit.stored is not None or not edit.outweighs(info, born):
+                    return False
         return True
 
     def _drop_empty(self, bucket: str, top: str, key: str) -> None:

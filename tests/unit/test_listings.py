@@ -870,3 +870,28 @@ def test_a_removed_directory_that_this_mount_makes_again_is_there(
     assert names(listings) == ["d/", "old/"]
     assert names(listings, "d/") == []
     assert names(listings, "old/") == ["new"]
+
+
+@pytest.mark.semantics("R4")
+@pytest.mark.parametrize("is_large", [False, True])
+def test_an_own_file_in_place_of_a_removed_directory_is_a_file_in_a_listing_that_lags(
+    store: MemStore, listings: Listings, monkeypatch: pytest.MonkeyPatch, is_large: bool
+) -> None:
+    typed = put_bytes(store, "bucket", "typed", content_type=DIRECTORY_TYPE)
+    put_bytes(store, "bucket", "d/x", b"1")
+    if is_large:
+        monkeypatch.setattr(listings_module, "FLAT_OBJECTS", 1)
+        assert listings.bucket("bucket") is not None
+
+    def change(call: Call) -> None:
+        if call.method == "listing":
+            store.after = lambda call: None
+            store.delete("bucket", "typed")
+            listings.removed("bucket", typed)
+            listings.directory_removed("bucket", "typed/")
+            listings.stored("bucket", put_bytes(store, "bucket", "typed", b"own"))
+
+    store.after = change
+    assert names(listings) == ["d/", "typed"]
+    found = listings.find("bucket", "typed")
+    assert is_file(found)
