@@ -179,10 +179,10 @@ class OpenFile:
         return self.info is not None and self.info.same_version(info)
 
     def stands_for(self, other: OpenFile) -> bool:
-        """Whether a newly found ``other`` is this file: changed here, or the same version."""
-        if self.is_dirty or self.info is None or other.info is None:
+        """Whether a newly found or made ``other`` is this file: changed here, or its version."""
+        if self.is_dirty or self.info is None:
             return True
-        return self.info.same_version(other.info)
+        return other.info is not None and self.info.same_version(other.info)
 
     def _refresh(self) -> None:
         services = self._services

@@ -358,7 +358,10 @@ class Vfs:
         if not place.key:
             raise NotPermitted(path, "files live in buckets: make one with mkdir and write there")
         check_key(place.key, self._store.capabilities())
-        if self._files.at(place) is not None or self._tree.find(place) != Found():
+        file = self._files.at(place)
+        # An open version that was not changed here may be gone from the store.
+        is_ours = file is not None and file.is_dirty
+        if is_ours or self._tree.find(place) != Found():
             if flags & os.O_EXCL:
                 raise Exists(path)
             return self.open(path, flags)

@@ -535,3 +535,21 @@ def test_a_large_file_that_was_renamed_can_be_cut(
     fs.rename("/bucket/a", "/bucket/b")
     fs.truncate("/bucket/b", 1)
     assert get_bytes(store, "bucket", "b") == b"1"
+
+
+def test_a_file_whose_removal_was_noticed_while_it_is_open_can_be_made_anew(
+    fs: VfsFs, store: MemStore
+) -> None:
+    put_bytes(store, "bucket", "a", b"old")
+    old = fs.open("/bucket/a", os.O_RDONLY)
+    store.delete("bucket", "a")
+    with pytest.raises(Stale):
+        fs.pread(old, 1, 0)
+    new = fs.open("/bucket/a", os.O_RDWR | os.O_CREAT)
+    assert fs.pread(new, 10, 0) == b""
+    fs.pwrite(new, b"new", 0)
+    fs.close(new)
+    with pytest.raises(Stale):
+        fs.pread(old, 1, 0)
+    fs.close(old)
+    assert get_bytes(store, "bucket", "a") == b"new"
