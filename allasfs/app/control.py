@@ -45,6 +45,8 @@ REQUEST_TIMEOUT_S = 5.0
 MAX_CLIENTS = 16
 # How often the server looks whether its socket still has its name: a logout removes the folder.
 RENAME_CHECK_S = 10.0
+# The pause after a client could not be served, for want of descriptors or threads.
+SCARCE_S = 1.0
 # How often a waiting connection looks whether its client is still there.
 CLIENT_CHECK_S = 1.0
 # How often a client that waits for an answer looks whether the process answers others.
@@ -146,13 +148,28 @@ class ControlServer:
             if not _is_ready(listener, RENAME_CHECK_S):
                 listener = self._renamed(listener)
                 continue
-            connection, _ = listener.accept()
-            if not self._places.acquire(blocking=False):
-                connection.close()
-                continue
+            try:
+                self._begin(listener)
+            except (OSError, RuntimeError) as exc:
+                # No descriptor or no thread is left: this thread outlives that, or nobody could
+                # ask for the end of the mount any more.
+                log.warning("control socket: %s", exc)
+                self._stopping.wait(SCARCE_S)
+
+    def _begin(self, listener: socket.socket) -> None:
+        """Let a thread serve the next client; raise OSError, RuntimeError."""
+        connection, _ = listener.accept()
+        if not self._places.acquire(blocking=False):
+            connection.close()
+            return
+        try:
             threading.Thread(
                 target=self._serve, args=(connection,), name="control-client", daemon=True
             ).start()
+        except RuntimeError:
+            self._places.release()
+            connection.close()
+            raise
 
     def _renamed(self, listener: socket.socket) -> socket.socket:
         """Return the listener, a new one when its folder was cleared."""

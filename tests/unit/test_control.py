@@ -370,3 +370,46 @@ def test_the_place_of_a_process_that_was_killed_is_free(
 def test_values_that_json_does_not_know_are_sent_as_text(path: Path) -> None:
     with ControlServer(path, {"status": lambda _: {"folder": Path("/a")}}):
         assert json.dumps(ask(path, command="status")) == '{"folder": "/a"}'
+
+
+EXHAUSTED = """
+import os, resource, sys
+from pathlib import Path
+from allasfs.app.control import ControlServer
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+with ControlServer(Path(sys.argv[1]), {"status": lambda request: {"ok": True}}):
+    # The numbers of descriptors go up to 199, and all are taken.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    taken = []
+    try:
+        while True:
+            taken.append(os.dup(0))
+    except OSError:
+        print("exhausted", flush=True)
+    sys.stdin.readline()
+    for fd in taken:
+        os.close(fd)
+    print("free", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_process_without_descriptors_answers_again_when_it_has_some(path: Path) -> None:
+    command = [sys.executable, "-c", EXHAUSTED, str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "exhausted\n"
+            with control.connect([path], os.geteuid(), PATIENCE_S) as early:
+                assert early is not None
+                # It was not accepted, or hung up on: either is no answer.
+                with pytest.raises(NotAnswering):
+                    early.ask({"command": "status"}, 0.5)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "free\n"
+            assert ask(path, command="status") == {"ok": True}
+        finally:
+            process.kill()
