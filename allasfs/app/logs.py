@@ -94,6 +94,13 @@ class WatchedLog(logging.handlers.WatchedFileHandler):
         _dump_stacks_into(stream)
         return stream
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; where the file cannot be opened again, no one who logs fails of it."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
 
 class BoundedLog(logging.handlers.RotatingFileHandler):
     """A file that nobody rotates for us, and whose name nobody chose."""

@@ -66,6 +66,20 @@ log.info("two")
     assert "two" not in (tmp_path / "log.1").read_text()
 
 
+def test_a_rotated_file_that_cannot_be_opened_again_fails_nobody_who_logs(tmp_path: Path) -> None:
+    # What follows a line of the log is the work of a file system.
+    body = """
+(folder / "logs").rename(folder / "old")
+log.info("lost")
+log.info("lost, too")
+(folder / "logs").mkdir()
+log.info("found")
+"""
+    (tmp_path / "logs").mkdir()
+    write(tmp_path, 'file=folder / "logs" / "log"', body)
+    assert "found" in (tmp_path / "logs" / "log").read_text()
+
+
 def test_a_log_in_the_background_is_private_and_never_grows_without_end(tmp_path: Path) -> None:
     body = """
 import allasfs.app.logs as logs
