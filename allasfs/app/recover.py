@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -87,8 +87,9 @@ class Found:
     def when(self) -> str:
         """Since when, by this computer's clock."""
         when = self.entry.note.when
-        if not when and self.entry.path.exists():
-            when = self.entry.path.stat().st_mtime
+        if not when:
+            with suppress(FileNotFoundError):
+                when = self.entry.path.stat().st_mtime
         return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(when))
 
     def plain(self) -> dict[str, object]:

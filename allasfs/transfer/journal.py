@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,7 +63,9 @@ class Entry:
         """Bytes of the file."""
         if self.is_certain:
             return self.note.size
-        return self.data.stat().st_size if self.data.exists() else 0
+        with suppress(FileNotFoundError):
+            return self.data.stat().st_size
+        return 0
 
     def md5(self) -> str:
         """Return the MD5 of the local bytes (hex); what the disk lacks counts as zeros."""
@@ -107,25 +110,25 @@ def is_owed(data: Path) -> bool:
 
 
 def _entry(folder: Path, name: str) -> Entry | None:
-    path = folder / f"{name}{SUFFIX}"
     note: Note | None = None
-    if path.exists():
-        try:
-            note = Note.load(path)
-        except Corrupt as exc:
+    try:
+        note = Note.load(folder / f"{name}{SUFFIX}")
+    except Corrupt as exc:
+        # Not there: there is none, or its upload ended since the folder was listed.
+        if not isinstance(exc.__cause__, FileNotFoundError):
             return _uncertain(folder, name, None, f"{UNREADABLE}: {exc.__cause__}")
     if (folder / f"{name}{OLD}").exists():
         return _old(folder, name, note)
     if (folder / f"{name}{ASIDE}").exists():
         return _uncertain(folder, name, note, UNWRITTEN)
-    # Without a note it ended since the folder was listed.
     return None if note is None else Entry(folder, name, note)
 
 
 def _uncertain(folder: Path, name: str, note: Note | None, why: str) -> Entry:
-    when = next(
-        (path.stat().st_mtime for path in sorted(folder.glob(f"{name}.*")) if path.exists()), 0.0
-    )
+    when = 0.0
+    for path in sorted(folder.glob(f"{name}.*"), reverse=True):
+        with suppress(FileNotFoundError):
+            when = path.stat().st_mtime
     known = note or Note(KEPT, "", "")
     return Entry(
         folder, name, replace(known, state=KEPT, why=why, when=when, present=()), is_certain=False

@@ -339,6 +339,44 @@ def test_a_note_that_was_cut_off_does_not_stop_the_next_start_nor_lose_the_data(
     assert str(where) in bench.spool.kept()[0]
 
 
+def test_an_upload_that_ends_while_its_note_is_looked_at_is_no_kept_file(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = bench.draft()
+    draft.write(0, b"data")
+    draft.take("a/b", {})
+    load = Note.load
+
+    def ended(path: Path) -> Note:
+        path.unlink()
+        return load(path)
+
+    # As the status of a mount, and a list of what is kept, meet it.
+    monkeypatch.setattr(Note, "load", ended)
+    assert bench.spool.entries() == []
+    draft.discard()
+
+
+@pytest.mark.parametrize("ends_with", [".upload", ".kept"])
+def test_an_unreadable_entry_that_goes_while_it_is_looked_at_is_no_error(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, ends_with: str
+) -> None:
+    for suffix in (".upload", ".kept"):
+        (bench.spool.folder / f"torn{suffix}").write_bytes(b"?")
+    gone = bench.spool.folder / f"torn{ends_with}"
+    exists = Path.exists
+
+    def discarded(path: Path) -> bool:
+        is_there = exists(path)
+        if path.name == gone.name:
+            gone.unlink(missing_ok=True)
+        return is_there
+
+    monkeypatch.setattr(Path, "exists", discarded)
+    for entry in bench.spool.entries():
+        assert entry.size in (0, 1)
+
+
 @pytest.mark.semantics("R2")
 def test_what_an_earlier_version_kept_is_still_there(
     tmp_path: Path, store: MemStore, expected_logs: ExpectLogs
