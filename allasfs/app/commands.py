@@ -164,7 +164,7 @@ def _progress(target: Target) -> Iterator[Callable[[], None]]:
     with _bar() as bar:
 
         def show() -> None:
-            left = _status(target).get("pending_bytes")
+            left = _status(target, "sync").get("pending_bytes")
             if isinstance(left, int):
                 _move(bar, left)
 
@@ -181,11 +181,11 @@ def _move(bar: tqdm[NoReturn], left: int) -> None:
     bar.refresh()
 
 
-def _status(target: Target) -> Mapping[str, object]:
-    """Return the status of a mount, nothing when its process has ended or is stuck."""
+def _status(target: Target, command: str = "status") -> Mapping[str, object]:
+    """Return how a mount fares, nothing when its process has ended or is stuck."""
     try:
         with target.connection() as connection:
-            return target.ask(connection, {"command": "status"}) if connection else {}
+            return target.ask(connection, {"command": command}) if connection else {}
     except NotAnswering:
         return {}
 

@@ -66,6 +66,10 @@ class AccountContent:
         """Let no file that was closed wait for its upload any longer."""
         self._vfs.hurry()
 
+    def waiting(self) -> Mapping[str, object]:
+        """Return which closed files are not stored, and why."""
+        return self._vfs.waiting()
+
     def close(self) -> list[str]:
         """Upload what is dirty; return a line for each file that could not be uploaded."""
         return self._vfs.close()

@@ -59,6 +59,10 @@ class Content(Protocol):
         """Let no file that was closed wait for its upload any longer."""
         ...
 
+    def waiting(self) -> Mapping[str, object]:
+        """Return what ``sync`` asks for many times: closed files that are not stored, and why."""
+        ...
+
     def close(self) -> list[str]:
         """Upload what is dirty; return a line for each file that could not be uploaded."""
         ...
@@ -123,9 +127,7 @@ def _sync_command(content: Content) -> Command:
     def sync(request: Mapping[str, object]) -> Answer:
         if request.get("hurry"):
             content.hurry()
-        status = content.status()
-        names = ("pending_files", "pending_bytes", "pending_error", "not_stored")
-        return {name: status[name] for name in names}
+        return content.waiting()
 
     return sync
 

@@ -263,6 +263,10 @@ class Vfs:
         """Return when the store has every file that was closed; False when nothing moves."""
         return self._pending.drain()
 
+    def waiting(self) -> dict[str, object]:
+        """Return what of closed files is not stored; cheap, however many notes the spool has."""
+        return {**self._pending.status(), "not_stored": self._not_stored()}
+
     def status(self) -> dict[str, object]:
         """Return what `allasfs status` shows; JSON-able."""
         files = self._files.all()
@@ -280,12 +284,11 @@ class Vfs:
             "uploads_finished": self._resume.finished,
             "uploads_for_other_accounts": self._resume.foreign,
             "kept": self._services.spool.kept(),
-            **self._pending.status(),
+            **self.waiting(),
             "memory_in_flight": self._services.memory.in_flight,
             "memory_cached": self._services.memory.cached,
             "memory_limit": self._config.memory,
             "listings": self._listings.status(),
-            "not_stored": self._not_stored(),
         }
 
     # -- looking ----------------------------------------------------------------------------------

@@ -48,6 +48,9 @@ class FakeContent:
     def status(self) -> Mapping[str, object]:
         return {"open_files": 3, **self.pending}
 
+    def waiting(self) -> Mapping[str, object]:
+        return self.pending
+
     def hurry(self) -> None:
         self.pending["pending_files"] = 0
 
@@ -285,6 +288,23 @@ def test_bad_credentials_leave_nothing_behind(job: Job, content: FakeContent) ->
         )
     assert content.closed == 0
     assert not job.control_path.exists()
+
+
+def test_sync_asks_for_what_waits_and_for_no_more(job: Job, content: FakeContent) -> None:
+    answers: list[dict[str, object]] = []
+
+    def ask() -> None:
+        with control.connect([job.control_path], os.geteuid(), PATIENCE_S) as connection:
+            assert connection is not None
+            answers.append(connection.ask({"command": "sync", "hurry": True}, PATIENCE_S))
+        content.ended.set()
+
+    # It is asked many times, and a status may take long.
+    content.status = lambda: pytest.fail("status was asked for")  # type: ignore[method-assign]
+    asker = threading.Thread(target=ask)
+    mount.run(job, asker.start)
+    asker.join()
+    assert answers == [{**content.pending, "pending_files": 0}]
 
 
 # -- signals and notifications --------------------------------------------------------------------

@@ -27,6 +27,7 @@ from allasfs.fs import pending
 from allasfs.fs.vfs import Vfs
 from allasfs.store.api import Kind
 from allasfs.transfer.draft import Draft
+from allasfs.transfer.notes import Note
 from allasfs.transfer.spoolfile import SpoolFile
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.fakes.memstore import RGW, Call, MemStore, get_bytes, put_bytes
@@ -139,6 +140,24 @@ def test_data_and_note_are_synced_before_close_returns(
     fs.close(fd)
     # The bytes, the note under its first name, the folder that has its name.
     assert synced == [".data", ".new", ""]
+
+
+def test_who_waits_for_files_does_not_have_all_notes_read_each_time(
+    fs: VfsFs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # ``allasfs sync`` asks five times a second; notes of 10,000 files take half a second.
+    for number in range(3):
+        write_file(fs, f"/bucket/{number}", b"content")
+    read: list[Path] = []
+    load = Note.load
+
+    def counted(path: Path) -> Note:
+        read.append(path)
+        return load(path)
+
+    monkeypatch.setattr(Note, "load", counted)
+    assert fs.vfs.waiting()["pending_files"] == 3
+    assert read == []
 
 
 @pytest.mark.semantics("W1")
