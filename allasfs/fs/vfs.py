@@ -251,9 +251,11 @@ class Vfs:
             self._rescue.discard(name)
 
     def _not_stored(self) -> list[str]:
-        """Return a line for each file of this mount that is kept still."""
+        """Return a line for each file of this mount that is kept still, or is nowhere."""
         with self._lock:
-            return [line for line in self._lost if Path(line.rpartition(KEPT_IN)[2]).exists()]
+            lines = list(self._lost)
+        kept = [(line, line.rpartition(KEPT_IN)) for line in lines]
+        return [line for line, (_, is_kept, path) in kept if not is_kept or Path(path).exists()]
 
     def hurry(self) -> None:
         """Let no file that was closed wait for its upload any longer."""
@@ -518,7 +520,13 @@ class Vfs:
         self.release(fh)
 
     def _closed(self, file: OpenFile) -> None:
-        line = file.close()
+        try:
+            line = file.close()
+        except Exception:
+            # The spool's disk failed. That must not cost others their uploads, nor go unsaid.
+            log.exception("closing %s", file.place)
+            is_lost = file.is_dirty and not file.is_orphan
+            line = f"{file.place} was not stored, and could not be kept" if is_lost else ""
         with self._lock:
             if line:
                 self._lost.append(line)

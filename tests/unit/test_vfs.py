@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -40,6 +41,7 @@ from allasfs.fs.openfile import OpenFile
 from allasfs.store import marks
 from allasfs.store.api import DIRECTORY_TYPE, ContainerInfo, Segment
 from allasfs.transfer import listings as listings_module
+from allasfs.transfer.spoolfile import SpoolFile
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.fakes.clock import START_NS, FakeClock
 from tests.fakes.memstore import OPENSTACK, RGW, Call, MemStore, get_bytes, put_bytes
@@ -834,6 +836,52 @@ def test_a_failed_upload_fails_the_close_and_the_data_are_kept(
     assert isinstance(lines, list)
     (line,) = lines
     assert Path(line.rpartition("kept in ")[2]).read_bytes() == b"precious"
+
+
+@pytest.mark.semantics("H5")
+def test_a_file_whose_end_fails_in_the_spool_costs_no_other_its_upload(
+    mount: Mount, store: MemStore, expected_logs: ExpectLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = mount(connections=2)
+    lost = fs.open("/bucket/lost", os.O_WRONLY | os.O_CREAT)
+    fs.pwrite(lost, b"stored", 0)
+    fs.fsync(lost)
+    for number in range(3):
+        fs.pwrite(fs.open(f"/bucket/{number}", os.O_WRONLY | os.O_CREAT), b"precious", 0)
+    discard = SpoolFile.discard
+
+    def fail(file: SpoolFile) -> None:
+        if file.path.read_bytes() == b"stored":
+            raise OSError(errno.EIO, "Input/output error")
+        discard(file)
+
+    expected_logs("closing bucket/lost")
+    with monkeypatch.context() as broken:
+        broken.setattr(SpoolFile, "discard", fail)
+        assert fs.vfs.close() == []
+    assert [get_bytes(store, "bucket", str(number)) for number in range(3)] == [b"precious"] * 3
+
+
+@pytest.mark.semantics("H5", "R2")
+def test_data_that_can_neither_be_stored_nor_kept_are_told_of_at_the_end(
+    fs: VfsFs,
+    store: MemStore,
+    expected_logs: ExpectLog,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fs.pwrite(fs.open("/bucket/a", os.O_WRONLY | os.O_CREAT), b"precious", 0)
+
+    def read_only(*args: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    store.fail_next(QuotaExceeded("bucket/a", "over quota"), "put")
+    expected_logs("over quota")
+    expected_logs("bucket/a: .*the spool's disk failed")
+    expected_logs("closing bucket/a")
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", read_only)
+        broken.setattr(Path, "rename", read_only)
+        assert fs.vfs.close() == ["bucket/a was not stored, and could not be kept"]
 
 
 @pytest.mark.semantics("C9", "C19")

@@ -93,6 +93,31 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def test_a_spool_that_fails_when_a_file_is_stored_stops_no_other_upload(
+    mount: Mount, store: MemStore, expected_logs: ExpectLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = mount(connections=2)
+    write_file(fs, "/bucket/a", b"first")
+
+    def fail(file: SpoolFile) -> None:
+        file.close()
+        raise OSError(errno.EIO, "Input/output error")
+
+    expected_logs("closing bucket/a")
+    with monkeypatch.context() as broken:
+        broken.setattr(SpoolFile, "discard", fail)
+        assert fs.vfs.sync()
+    write_file(fs, "/bucket/b", b"second")
+    assert fs.vfs.sync()
+    assert (get_bytes(store, "bucket", "a"), get_bytes(store, "bucket", "b")) == (
+        b"first",
+        b"second",
+    )
+    fs.mkdir("/bucket/d")
+    # It waits for all that is on its way.
+    fs.rename("/bucket/d", "/bucket/e")
+
+
 # -- close() --------------------------------------------------------------------------------------
 
 
