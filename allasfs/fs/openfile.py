@@ -364,7 +364,7 @@ class OpenFile:
                 return
             given, exclusive = self._given, self._exclusive and self.info is None
             # Should asking the store fail, this much is known for a later attempt.
-            self._open_spool().describe(*self._own(), exclusive=exclusive)
+            self._describe()
             try:
                 head = None if self.info is None else self._head()
                 info, metadata = self._upload_over_own(head, exclusive=exclusive)
@@ -376,10 +376,12 @@ class OpenFile:
             self._failure = ""
 
     def was_not_tried(self, why: str) -> None:
-        """Remember why the store does not have what was changed."""
+        """Remember why the store does not have what was changed, and what a later attempt needs."""
         with self.lock:
             if self.awaits_upload:
                 self._failure = why
+                with suppress(FsError):
+                    self._describe()
 
     def _failed(self, exc: FsError) -> FsError:
         """Remember why the store does not have it; return what to tell."""
@@ -438,6 +440,11 @@ class OpenFile:
         inherits = self._inherits and self._metadata is None
         its_type = "" if inherits else content_type(self.place.name)
         return its_type, {**(self._metadata or {}), **self._given.metadata()}
+
+    def _describe(self) -> None:
+        """Let the note say what is known without asking the store; raise as the disk does."""
+        exclusive = self._exclusive and self.info is None
+        self._open_spool().describe(*self._own(), exclusive=exclusive)
 
     def _take(self, *, durable: bool) -> None:
         exclusive = self._exclusive and self.info is None

@@ -41,6 +41,7 @@ from allasfs.fs.openfile import OpenFile
 from allasfs.store import marks
 from allasfs.store.api import DIRECTORY_TYPE, ContainerInfo, Segment
 from allasfs.transfer import listings as listings_module
+from allasfs.transfer.journal import entries
 from allasfs.transfer.spoolfile import SpoolFile
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.fakes.clock import START_NS, FakeClock
@@ -836,6 +837,33 @@ def test_a_failed_upload_fails_the_close_and_the_data_are_kept(
     assert isinstance(lines, list)
     (line,) = lines
     assert Path(line.rpartition("kept in ")[2]).read_bytes() == b"precious"
+
+
+@pytest.mark.semantics("H5", "R2")
+@pytest.mark.parametrize("content", [b"", b"precious"], ids=["empty", "not empty"])
+def test_a_file_that_is_not_tried_when_the_mount_ends_is_kept_with_all_that_it_has(
+    mount: Mount, store: MemStore, clock: FakeClock, expected_logs: ExpectLog, content: bytes
+) -> None:
+    fs = mount(connections=2, timeout_s=60.0)
+    fs.pwrite(fs.open("/bucket/first", os.O_WRONLY | os.O_CREAT), b"first", 0)
+    fs.pwrite(fs.open("/bucket/a.txt", os.O_WRONLY | os.O_CREAT), content, 0)
+    fs.utime("/bucket/a.txt", 1_500_000_000)
+    fs.chmod("/bucket/a.txt", 0o640)
+    fs.setxattr("/bucket/a.txt", "user.color", b"red")
+
+    def fall_silent(call: Call) -> None:
+        clock.advance(60.0)
+        raise TimedOut(call.key, "no progress within 60 s")
+
+    store.before = fall_silent
+    expected_logs("no progress")
+    expected_logs("bucket/a.txt was not stored .the store did not answer when the mount ended.")
+    assert len(fs.vfs.close()) == 2
+    notes = {entry.note.key: entry for entry in entries(fs.vfs._services.spool.folder)}
+    entry = notes["a.txt"]
+    assert entry.data.read_bytes() == content
+    expected = {"mtime": "1.5", "mode": "640", "color": "red"}
+    assert (entry.note.metadata, entry.note.content_type) == (expected, "text/plain")
 
 
 @pytest.mark.semantics("H5")
