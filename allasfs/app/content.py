@@ -74,6 +74,10 @@ class AccountContent:
         """Upload what is dirty; return a line for each file that could not be uploaded."""
         return self._vfs.close()
 
+    def give_up(self) -> list[str]:
+        """Keep what ``close`` has not uploaded yet; return a line for each."""
+        return self._vfs.give_up()
+
 
 @contextmanager
 def open_content(auth: Auth, config: Config, mount_point: str) -> Iterator[AccountContent]:

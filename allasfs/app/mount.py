@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,10 @@ class Content(Protocol):
 
     def close(self) -> list[str]:
         """Upload what is dirty; return a line for each file that could not be uploaded."""
+        ...
+
+    def give_up(self) -> list[str]:
+        """Keep what ``close``, in another thread, has not uploaded yet; return a line for each."""
         ...
 
 
@@ -242,9 +247,10 @@ def _finish(job: Job, content: Content) -> list[str]:
     job.notifier.send("STOPPING=1", "STATUS=Uploading what is not uploaded yet")
     try:
         with _second_signal_gives_up():
-            failed = content.close()
+            failed = _closed(content)
     except _GivenUpError:
         failed = ["uploads were given up; what is not uploaded stays in the spool"]
+        failed += content.give_up()
     except Exception as exc:
         log.exception("closing the file system failed")
         failed = [f"closing failed: {exc}"]
@@ -252,6 +258,20 @@ def _finish(job: Job, content: Content) -> list[str]:
         log.error("not uploaded: %s", line)
     log.info("ended %s at %s, %d files not uploaded", job.label, job.mount_point, len(failed))
     return failed
+
+
+def _closed(content: Content) -> list[str]:
+    """Close it in a thread of its own: a signal then ends the waiting alone, at any moment."""
+    done: Future[list[str]] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(content.close())
+        except BaseException as exc:
+            done.set_exception(exc)
+
+    threading.Thread(target=work, name="closing", daemon=True).start()
+    return done.result()
 
 
 @contextmanager

@@ -383,6 +383,27 @@ class OpenFile:
                 with suppress(FsError):
                     self._describe()
 
+    def give_up(self, why: str) -> str:
+        """Keep what is not stored, and wait for no upload: the process ends.
+
+        Return a line about it, nothing when there is nothing to tell.
+        """
+        if not self.is_dirty or self.is_orphan or self.is_pending:
+            return ""
+        told = f"{self.place.bucket}/{self.place.key} was not stored ({why})"
+        try:
+            # Who holds the lock uploads it, and has described it.
+            if self.lock.acquire(blocking=False):
+                try:
+                    if self.awaits_upload:
+                        self._describe()
+                finally:
+                    self.lock.release()
+            draft = self._spool
+            return f"{told}: {KEPT_IN}{draft.note_kept(why)}" if draft is not None else ""
+        except FsError as exc:
+            return f"{told}, and could not be kept: {exc}"
+
     def _failed(self, exc: FsError) -> FsError:
         """Remember why the store does not have it; return what to tell."""
         if isinstance(exc, QuotaExceeded):

@@ -74,6 +74,9 @@ log = logging.getLogger(__name__)
 # Targets of symbolic links that are remembered; some 200 bytes each.
 TARGETS = 20_000
 
+# Why a file is kept that nobody wanted to wait for.
+GIVEN_UP = "its upload was given up when the mount ended"
+
 # Files that status names; there may be thousands.
 SHOWN_FILES = 100
 
@@ -213,8 +216,19 @@ class Vfs:
         if self._database is not None:
             self._database.close()
         self._services.spool.close()
-        left = [f"{waiting} files wait in the spool for the next mount"] if waiting else []
-        return [*self._not_stored(), *left]
+        return [*self._not_stored(), *_waiting(waiting)]
+
+    def give_up(self) -> list[str]:
+        """Keep what ``close`` has not uploaded, and wait for nothing; return a line for each.
+
+        ``close`` may be at work in another thread. The process must end soon.
+        """
+        with self._lock:
+            leaving = list(self._leaving)
+        leaving += [file for file in self._files.all() if file not in leaving]
+        waiting = sum(file.is_pending for file in leaving) + len(self._files.waiting())
+        lines = [*self._not_stored(), *(file.give_up(GIVEN_UP) for file in leaving)]
+        return [*filter(None, lines), *_waiting(waiting)]
 
     def _leave(self, file: OpenFile, progress: Progress) -> bool:
         """Upload a file because the mount ends; return whether it waits for the next mount."""
@@ -690,6 +704,11 @@ class Vfs:
             raise ReadOnly(path)
         if path:
             self._tree.may_change(self._tree.place(path))
+
+
+def _waiting(count: int) -> list[str]:
+    """Return a line about files that the next mount uploads."""
+    return [f"{count} files wait in the spool for the next mount"] if count else []
 
 
 def _without_name(file: OpenFile) -> Attr:

@@ -484,6 +484,19 @@ class Draft(Segments):
         remove()
         return str(self.file.path)
 
+    def note_kept(self, why: str) -> str:
+        """Note that it is kept, and wait for nothing: the process ends. Return where it is.
+
+        An upload that is under way goes on, and leaves the note unless it succeeds.
+        Raises NoSpace, Unavailable.
+        """
+        self.file.sync()
+        with self._lock:
+            self.is_owed = True
+            self._note = replace(self._note, why=why, when=round(time.time(), 3))
+            self._save(KEPT, durable=True)
+        return str(self.file.path)
+
     def leave(self) -> None:
         """Let go of everything, to be taken up again later."""
         self._end()

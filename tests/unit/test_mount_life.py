@@ -57,6 +57,9 @@ class FakeContent:
     def recover(self, request: Mapping[str, object]) -> Mapping[str, object]:
         return request
 
+    def give_up(self) -> list[str]:
+        return ["a: kept"]
+
     def close(self) -> list[str]:
         self.closed += 1
         self.during_close()
@@ -323,6 +326,7 @@ def test_the_second_signal_during_uploads_gives_them_up(
 ) -> None:
     expected_logs("still uploading")
     expected_logs("not uploaded: .*given up")
+    expected_logs("not uploaded: a: kept")
 
     def interrupt_twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -42,6 +43,7 @@ from allasfs.store import marks
 from allasfs.store.api import DIRECTORY_TYPE, ContainerInfo, Segment
 from allasfs.transfer import listings as listings_module
 from allasfs.transfer.journal import entries
+from allasfs.transfer.spool import Spool
 from allasfs.transfer.spoolfile import SpoolFile
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.fakes.clock import START_NS, FakeClock
@@ -864,6 +866,42 @@ def test_a_file_that_is_not_tried_when_the_mount_ends_is_kept_with_all_that_it_h
     assert entry.data.read_bytes() == content
     expected = {"mtime": "1.5", "mode": "640", "color": "red"}
     assert (entry.note.metadata, entry.note.content_type) == (expected, "text/plain")
+
+
+@pytest.mark.semantics("H5", "R2")
+def test_what_is_given_up_at_the_end_is_kept_whatever_is_under_way(
+    mount: Mount, store: MemStore, tmp_path: Path
+) -> None:
+    fs = mount(connections=2, write_back=True, write_back_delay_s=3600.0)
+    for number in range(3):
+        fd = fs.open(f"/bucket/{number}", os.O_WRONLY | os.O_CREAT)
+        fs.pwrite(fd, b"precious", 0)
+        fs.chmod(f"/bucket/{number}", 0o640)
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def stop(call: Call) -> None:
+        if call.method == "put":
+            under_way.set()
+            assert go_on.wait(30)
+
+    store.before = stop
+    closing = threading.Thread(target=fs.vfs.close)
+    closing.start()
+    assert under_way.wait(30)
+    spool = fs.vfs._services.spool.folder
+    lines = fs.vfs.give_up()
+    shutil.copytree(spool, tmp_path / "dead")
+    go_on.set()
+    closing.join()
+    # What ends well after all leaves nothing.
+    assert entries(spool) == []
+    assert [line.partition(" ")[0] for line in lines] == [f"bucket/{n}" for n in range(3)]
+    dead = Spool(tmp_path / "dead", MIB)
+    dead.open()
+    assert [entry.data.read_bytes() for entry in dead.entries()] == [b"precious"] * 3
+    for entry in dead.entries():
+        assert (entry.is_kept, entry.is_certain, entry.note.metadata["mode"]) == (True, True, "640")
+    dead.close()
 
 
 @pytest.mark.semantics("H5")
