@@ -133,7 +133,7 @@ def umount(directory: str, *, wait_s: float | None) -> None:
             return
         pid = target.ask(connection, {"command": "wait"}).get("pid")
         if target.entry is not None:
-            unmounting.unmount(target.path)
+            _take_away(target)
         try:
             with _progress(target) as show:
                 while not connection.has_more(min(PROGRESS_STEP_S, left_s() or PROGRESS_STEP_S)):
@@ -153,6 +153,15 @@ def umount(directory: str, *, wait_s: float | None) -> None:
                 " everything; what is missing is in its spool folder"
             ) from exc
     _check_uploads(target, outcome)
+
+
+def _take_away(target: Target, *, lazy: bool = False) -> None:
+    """Unmount; raise UnmountFailed unless it was done by somebody else meanwhile."""
+    try:
+        unmounting.unmount(target.path, lazy=lazy)
+    except UnmountFailed:
+        if target.path in checks.mounts():
+            raise
 
 
 @contextmanager
@@ -203,13 +212,13 @@ def _umount_without_process(target: Target) -> None:
     if target.entry is None:
         raise target.not_mounted()
     if target.is_dead:
-        unmounting.unmount(target.path, lazy=True)
+        _take_away(target, lazy=True)
         logs.report(
             f"{target.path}: removed the mount of a process that had ended; what it had not"
             " uploaded is in its spool folder"
         )
         return
-    unmounting.unmount(target.path)
+    _take_away(target)
     raise UnmountFailed(
         f"{target.path}: unmounted, but its process does not answer, so whether everything was"
         " uploaded is in its log only"

@@ -538,3 +538,29 @@ def test_the_demo_mounts_a_cloud_of_its_own_until_ctrl_c(
         assert demo.wait(PATIENCE_S) == 0, time.monotonic() - began
     assert not is_mounted(folder / "mnt")
     assert list((folder / "tmp").glob("allasfs-demo-*")) == []
+
+
+# ``allasfs umount``; somebody else is faster, between its look and its deed.
+OVERTAKEN = """
+import subprocess, sys
+from allasfs.app import cli, unmounting
+unmount = unmounting.unmount
+def late(path, **how):
+    subprocess.run(["fusermount", "-u", path], check=True)
+    unmount(path, **how)
+unmounting.unmount = late
+sys.exit(cli.main(["umount", sys.argv[1]]))
+"""
+
+
+@pytest.mark.semantics("H2")
+def test_a_mount_that_somebody_else_unmounts_at_the_same_moment_is_waited_for(
+    program: Program, swift: Connection, bucket: str
+) -> None:
+    program.mount()
+    pid = program.pid()
+    (program.path / bucket / "file").write_bytes(b"written")
+    done = run(sys.executable, "-c", OVERTAKEN, program.path, env=program.environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not is_running(pid)
+    assert swift.get_object(bucket, "file")[1] == b"written"
