@@ -24,6 +24,7 @@ from allasfs.config import MIB
 from allasfs.errors import FileTooBig, FsError, NoSpace, Unavailable
 from allasfs.store import large
 from allasfs.store.api import Kind, ObjectInfo, Segment
+from allasfs.transfer import notes
 from allasfs.transfer.checksum import Bytes
 from allasfs.transfer.notes import KEPT, PENDING, WRITING, Note
 from allasfs.transfer.parts import Part, Task
@@ -410,7 +411,7 @@ class Draft(Segments):
 
     def stored(self, info: ObjectInfo, segments: list[Segment]) -> None:
         """The store has this version; of a large object the segments are given."""
-        self._path.unlink(missing_ok=True)
+        notes.remove(self._path)
         with self._lock:
             self._parts.clear()
             position = 0
@@ -456,7 +457,7 @@ class Draft(Segments):
         self._end()
         if self._layout is None:
             # First the note: without the data it would say that they are owed.
-            self._path.unlink(missing_ok=True)
+            notes.remove(self._path)
         self.file.discard()
         self._remove_own()
 

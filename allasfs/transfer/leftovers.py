@@ -20,6 +20,7 @@ from pathlib import Path
 from allasfs.errors import FsError, NotFound
 from allasfs.store import large, marks
 from allasfs.store.api import Kind, ObjectHead, ObjectInfo, Segment, Store
+from allasfs.transfer import notes
 from allasfs.transfer.notes import ASIDE, PUBLISHED, REMOVING, REPLACED, REPLACING, SUFFIX, Note
 from allasfs.transfer.spool import Spool
 
@@ -86,7 +87,7 @@ class Leftovers:
         if old is None:
             return
         if old.noted is not None:
-            old.noted.path.unlink(missing_ok=True)
+            notes.remove(old.noted.path)
         if old.aside is None:
             return
         try:
@@ -95,7 +96,7 @@ class Leftovers:
             # The note stays, for the next mount.
             log.info("%s: a copy of its manifest is left: %s", old.aside.note.subject, exc)
         else:
-            old.aside.path.unlink(missing_ok=True)
+            notes.remove(old.aside.path)
 
     def remove(self, old: Old | None, segments: list[Segment]) -> None:
         """The version is replaced: remove ``segments`` of it, or what its manifest aside names."""
@@ -104,7 +105,7 @@ class Leftovers:
         if segments and not large.remove_segments(self._store, segments):
             self.remember(old, segments)
         elif old.noted is not None:
-            old.noted.path.unlink(missing_ok=True)
+            notes.remove(old.noted.path)
         if old.aside is not None:
             note = self._save(old.aside, REPLACED)
             try:
@@ -112,7 +113,7 @@ class Leftovers:
             except FsError as exc:
                 log.warning("segments of %s are left over: %s", note.subject, exc)
             else:
-                old.aside.path.unlink(missing_ok=True)
+                notes.remove(old.aside.path)
 
     def remember(self, old: Old, segments: list[Segment]) -> None:
         """Let the next mount remove these, and what the manifest aside names."""
@@ -143,7 +144,7 @@ class Leftovers:
             finally:
                 # A kill leaves it, too. After an error the file may be renamed, with its segments.
                 if not are_left:
-                    noted.path.unlink(missing_ok=True)
+                    notes.remove(noted.path)
 
         return announce
 

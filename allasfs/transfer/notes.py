@@ -4,7 +4,8 @@ A note is written before the first segment goes up, when a file is taken that go
 when an upload failed for good. It is removed when the new version stands, or its segments are gone.
 Until ``close()`` or ``fsync()`` begins it says only where the segments are: they belong to nothing,
 and the next mount removes them. From then on it says all that is needed to finish the upload. Notes
-are replaced as a whole; what must outlive a loss of power is synced.
+are replaced as a whole; what must outlive a loss of power is synced. Where a synced one is replaced
+by one that is not, it stays beside it, for the case that power is lost.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from allasfs.transfer.parts import Part
 from allasfs.transfer.spans import Spans
 
 SUFFIX = ".upload"
+# The last note of this name that was synced, while later ones were not.
+SYNCED = ".synced"
 WRITING = "writing"
 CLOSING = "closing"
 # The manifest stands; old segments may be left.
@@ -126,6 +130,12 @@ class Note:
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
+        synced = path.with_suffix(SYNCED)
+        stays = self.state in OWED and not durable
+        if stays:
+            # A loss of power may leave the name of the new note, and none of its bytes (XFS).
+            with suppress(OSError):
+                os.link(path, synced)
         new.replace(path)
         if durable:
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -133,6 +143,8 @@ class Note:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+        if not stays:
+            synced.unlink(missing_ok=True)
 
     def _plain(self) -> dict[str, Any]:
         plain = asdict(self)
@@ -142,7 +154,17 @@ class Note:
 
     @classmethod
     def load(cls, path: Path) -> Note:
-        """Read a note; raise Corrupt."""
+        """Read a note, or the one that was synced before; raise Corrupt."""
+        try:
+            return cls._read(path)
+        except Corrupt as exc:
+            synced = path.with_suffix(SYNCED)
+            if isinstance(exc.__cause__, FileNotFoundError) or not synced.exists():
+                raise
+            return cls._read(synced)
+
+    @classmethod
+    def _read(cls, path: Path) -> Note:
         try:
             plain = json.loads(path.read_text(encoding="utf-8"))
             base = plain.pop("base")
@@ -158,6 +180,13 @@ class Note:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
             raise Corrupt(str(path), f"the note of an upload cannot be read: {exc}") from exc
+
+
+def remove(path: Path) -> None:
+    """Remove a note, if there is one."""
+    path.unlink(missing_ok=True)
+    # Without the note it says nothing.
+    path.with_suffix(SYNCED).unlink(missing_ok=True)
 
 
 def _info(plain: dict[str, Any]) -> ObjectInfo:

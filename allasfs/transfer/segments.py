@@ -19,6 +19,7 @@ from allasfs.deadline import Deadline, current, sharing
 from allasfs.errors import FsError, Internal, Unavailable
 from allasfs.store import large
 from allasfs.store.api import ObjectInfo, Segment
+from allasfs.transfer import notes
 from allasfs.transfer.notes import (
     CLOSING,
     OWED,
@@ -334,7 +335,7 @@ class Segments:
     def forget(self) -> None:
         """The file was unlinked: the next mount shall not find it."""
         if self.is_owed and self._layout is None:
-            self._path.unlink(missing_ok=True)
+            notes.remove(self._path)
             self.is_owed = False
 
     def closing(
@@ -416,9 +417,10 @@ class Segments:
         self._attempts.clear()
         self._reach = 0
         if not is_used or (not self.is_unsure and self._sending.remove(layout, stored)):
-            self._path.unlink(missing_ok=True)
+            notes.remove(self._path)
         else:
             self._path.rename(self._another_path())
+            notes.remove(self._path)
 
     def published(self, used: list[Segment]) -> None:
         """Note that the new version stands, over these segments."""
@@ -453,7 +455,7 @@ class Segments:
 
         def remove() -> None:
             if not self.is_unsure and self._sending.remove(layout, stored):
-                path.unlink(missing_ok=True)
+                notes.remove(path)
 
         return remove
 

@@ -21,9 +21,9 @@ from typing import Protocol
 
 from allasfs.deadline import current
 from allasfs.errors import Corrupt, NoSpace, SpoolUnusable
-from allasfs.transfer import journal
+from allasfs.transfer import journal, notes
 from allasfs.transfer.journal import Entry
-from allasfs.transfer.notes import SUFFIX
+from allasfs.transfer.notes import SUFFIX, SYNCED
 from allasfs.transfer.ownership import Ownership
 from allasfs.transfer.spans import Spans
 from allasfs.transfer.spoolfile import SpoolFile, disk_error
@@ -87,8 +87,15 @@ class Spool:
             self._ownership.take()
         except OSError as exc:
             raise SpoolUnusable(f"{self.folder}: the spool cannot be used: {exc.strerror}") from exc
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what is of no use to anybody; raise OSError."""
         for left in self.folder.glob("*.new"):
             left.unlink()
+        for left in self.folder.glob(f"*{SYNCED}"):
+            if not left.with_suffix(SUFFIX).exists():
+                left.unlink()
         for left in self.folder.glob("*.data"):
             if not journal.is_owed(left):
                 # Written by a process that died before anything of it was acknowledged.
@@ -155,7 +162,8 @@ class Spool:
     def remove(self, entry: Entry) -> None:
         """Remove what is left of an entry on the disk."""
         # First the note: data alone are owed to nobody.
-        for path in (entry.path, entry.folder / f"{entry.id}{journal.OLD}", entry.data):
+        notes.remove(entry.path)
+        for path in (entry.folder / f"{entry.id}{journal.OLD}", entry.data):
             path.unlink(missing_ok=True)
         with self._lock:
             self._used -= self._kept.pop(entry.id, 0)

@@ -185,6 +185,43 @@ def test_who_waits_for_files_does_not_have_all_notes_read_each_time(
     assert read == []
 
 
+@pytest.mark.semantics("W2")
+def test_a_note_that_a_loss_of_power_left_empty_costs_neither_name_nor_upload(
+    mount: Mount, store: MemStore
+) -> None:
+    before = mount()
+    write_file(before, "/bucket/a", b"content")
+    # What is noted now is not synced: XFS may keep the new name and none of its bytes.
+    before.chmod("/bucket/a", 0o640)
+    (note,) = before.vfs._services.spool.notes()
+    kill(before.vfs)
+    os.truncate(note, 0)
+    after = mount()
+    assert read_file(after, "/bucket/a") == b"content"
+    assert after.vfs.sync()
+    assert get_bytes(store, "bucket", "a") == b"content"
+    assert [path.name for path in note.parent.iterdir()] == ["lock"]
+
+
+@pytest.mark.semantics("W2")
+def test_only_notes_that_are_not_synced_have_an_older_one_beside_them(fs: VfsFs) -> None:
+    folder = fs.vfs._services.spool.folder
+    write_file(fs, "/bucket/a", b"content")
+    assert list(folder.glob("*.synced")) == []
+    for mode in (0o640, 0o600):
+        fs.chmod("/bucket/a", mode)
+        (older,) = folder.glob("*.synced")
+        assert "mode" not in Note._read(older).metadata
+    fd = fs.open("/bucket/a", os.O_WRONLY)
+    fs.pwrite(fd, b"C", 0)
+    fs.fsync(fd)
+    assert list(folder.glob("*.synced")) == []
+    fs.chmod("/bucket/a", 0o640)
+    fs.close(fd)
+    fs.unlink("/bucket/a")
+    assert [path.name for path in folder.iterdir()] == ["lock"]
+
+
 @pytest.mark.semantics("W1")
 def test_fsync_makes_safe_what_is_written_so_far(mount: Mount, store: MemStore) -> None:
     fs = mount()
