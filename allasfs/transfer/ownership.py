@@ -130,8 +130,10 @@ class Ownership:
                     ) from None
                 time.sleep(LOOK_S)
         try:
-            _write(fd, self._me)
-            os.close(fd)
+            try:
+                _write(fd, self._me)
+            finally:
+                os.close(fd)
             yield
         finally:
             path.unlink(missing_ok=True)

@@ -85,14 +85,16 @@ class Spool:
                 raise SpoolUnusable(f"{self.folder}: the spool folder belongs to another user")
             self.folder.chmod(0o700)
             self._ownership.take()
+            self._sweep()
         except OSError as exc:
+            self._ownership.give_up()
             raise SpoolUnusable(f"{self.folder}: the spool cannot be used: {exc.strerror}") from exc
-        self._sweep()
 
     def _sweep(self) -> None:
         """Remove what is of no use to anybody; raise OSError."""
         for left in self.folder.glob("*.new"):
-            left.unlink()
+            # Another host that looks for the owner removes its own.
+            left.unlink(missing_ok=True)
         for left in self.folder.glob(f"*{SYNCED}"):
             if not left.with_suffix(SUFFIX).exists():
                 left.unlink()

@@ -357,6 +357,39 @@ def test_what_nobody_was_promised_is_removed_at_the_next_start(spool: Spool) -> 
 
 
 @pytest.mark.semantics("C17")
+def test_a_file_of_another_host_that_looks_for_the_owner_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "spool", 1000)
+    glob = Path.glob
+
+    def looked(folder: Path, pattern: str) -> Iterator[Path]:
+        # It is there when the folder is listed, and removed by the other one then.
+        if pattern == "*.new":
+            yield folder / "other.0123.new"
+        yield from glob(folder, pattern)
+
+    monkeypatch.setattr(Path, "glob", looked)
+    spool.open()
+    spool.close()
+
+
+def test_what_cannot_be_removed_from_a_spool_is_told_as_a_spool_that_cannot_be_used(
+    tmp_path: Path,
+) -> None:
+    left = tmp_path / "spool" / "a.new"
+    left.mkdir(parents=True)
+    spool = Spool(tmp_path / "spool", 1000)
+    with pytest.raises(SpoolUnusable, match="the spool cannot be used"):
+        spool.open()
+    left.rmdir()
+    # It was given up again.
+    other = Spool(tmp_path / "spool", 1000)
+    other.open()
+    for each in (other, spool):
+        each.close()
+
+
 def test_a_writer_whose_neighbour_was_quicker_to_press_waits_for_what_that_sends(
     spool: Spool,
 ) -> None:
