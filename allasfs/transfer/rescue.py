@@ -204,14 +204,23 @@ def save(entry: Entry, out: int, sending: Sending | None) -> list[tuple[int, int
     note = entry.note
     os.ftruncate(out, entry.size)
     local = note.local() if entry.is_certain else Spans.of([(0, entry.size)])
+    # Spans that the disk should have: no older bytes take their place.
+    lost = local.copy()
     if entry.size and local.total:
         with entry.data.open("rb") as data:
+            lost.remove(0, os.fstat(data.fileno()).st_size)
             for start, stop in _steps(list(local)):
                 data.seek(start)
                 _write(out, start, data.read(stop - start))
-    gaps = local.missing(0, entry.size)
-    if sending is None:
-        return gaps
+    if sending is not None:
+        _add_stored(note, local, entry.size, out, sending)
+    for span in lost:
+        local.remove(*span)
+    return local.missing(0, entry.size)
+
+
+def _add_stored(note: Note, local: Spans, size: int, out: int, sending: Sending) -> None:
+    """Write what of a file's gaps the store has, and add it to what is there."""
     for part in note.parts:
         if part.is_own and part.segment is not None:
             info = ObjectInfo(part.segment.key, part.segment.size, part.segment.etag, 0)
@@ -222,10 +231,9 @@ def save(entry: Entry, out: int, sending: Sending | None) -> list[tuple[int, int
             for span in _fetch(sending, part.segment.container, info, spans, part.origin, out):
                 local.add(*span)
     if note.base is not None:
-        spans = local.missing(0, min(entry.size, note.base.size))
+        spans = local.missing(0, min(size, note.base.size))
         for span in _fetch(sending, note.bucket, note.base, spans, 0, out):
             local.add(*span)
-    return local.missing(0, entry.size)
 
 
 def _fetch(

@@ -380,6 +380,19 @@ def test_a_saved_file_has_what_its_base_still_has(bench: Bench, tmp_path: Path) 
     assert saved(bench, entry, tmp_path / "saved") == ([], new)
 
 
+@pytest.mark.semantics("R13")
+@pytest.mark.parametrize("base", [None, b"-" * 9], ids=["new", "changed"])
+def test_bytes_that_the_disk_has_lost_are_named(
+    bench: Bench, tmp_path: Path, base: bytes | None
+) -> None:
+    entry = keep(bench, b"precious", base)
+    os.truncate(entry.data, 3)
+    # All of it was local, and the version that was changed is older.
+    missing, data = saved(bench, entry, tmp_path / "saved")
+    assert missing == [(3, entry.size)]
+    assert data == b"pre" + bytes(entry.size - 3)
+
+
 def test_every_state_that_is_owed_can_be_rescued_without_a_mount(bench: Bench) -> None:
     alone = Rescue(bench.uploader, bench.spool, lambda bucket, info: None, content_type, OWED)
     draft = bench.draft()
