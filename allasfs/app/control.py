@@ -378,6 +378,8 @@ def _own(path: Path, log_target: str) -> int:
         raise MountFailed(f"{path}: no control socket: {exc.strerror}") from exc
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n{log_target}\n".encode(errors="surrogateescape"))
     except BlockingIOError as exc:
         pid, _ = _read_lock(fd)
         os.close(fd)
@@ -385,8 +387,9 @@ def _own(path: Path, log_target: str) -> int:
             f"process {pid} has not finished with this mount point: it is starting, or uploading"
             " what was written; 'allasfs umount' waits for its end"
         ) from exc
-    os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n{log_target}\n".encode(errors="surrogateescape"))
+    except OSError as exc:
+        os.close(fd)
+        raise MountFailed(f"{path}: no control socket: {exc.strerror}") from exc
     return fd
 
 

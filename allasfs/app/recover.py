@@ -68,6 +68,8 @@ def answer(keeper: Keeper, request: Mapping[str, object]) -> Mapping[str, object
             keeper.retry(name, over=request.get("over") is True, place=where)
     except FsError as exc:
         return {"error": str(exc), "changed": isinstance(exc, (Exists, Stale))}
+    except OSError as exc:
+        return {"error": f"the disk of the spool failed: {exc.strerror}"}
     return {}
 
 

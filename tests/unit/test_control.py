@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -164,6 +165,21 @@ def test_a_link_in_place_of_the_lock_is_not_followed(path: Path, tmp_path: Path)
     with pytest.raises(MountFailed):
         ControlServer(path, {}).start()
     assert victim.read_text() == "precious"
+
+
+def test_a_runtime_folder_without_room_is_told_in_words(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", full)
+        with pytest.raises(MountFailed, match="no control socket: No space left on device"):
+            ControlServer(path, {}).start()
+    # Nothing holds the place.
+    with ControlServer(path, {}):
+        pass
 
 
 def test_a_path_longer_than_an_address_is_no_obstacle(tmp_path: Path) -> None:

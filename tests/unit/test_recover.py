@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -70,6 +71,19 @@ def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMou
     with ControlServer(socket, commands, "/log"):
         yield mount
     owner.give_up()
+
+
+@pytest.mark.parametrize("action", ["retry", "discard"])
+def test_a_disk_that_fails_is_an_answer_in_words(action: str) -> None:
+    class Full:
+        def retry(self, name: str, *, over: bool, place: tuple[str, str] | None) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def discard(self, name: str) -> None:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    told = recover.answer(Full(), {"action": action, "id": "a"})
+    assert str(told["error"]).startswith("the disk of the spool failed: ")
 
 
 @pytest.mark.parametrize("command", ["retry", "discard"])
