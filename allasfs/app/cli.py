@@ -12,6 +12,7 @@ import getpass
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -131,9 +132,21 @@ def _mount(args: list[str]) -> int:
             log_target=log_settings.target,
         )
     )
+    if outcome.exit_code:
+        _take_away_dead(mount_point)
     if outcome.line:
         logs.report(outcome.line)
     return outcome.exit_code
+
+
+def _take_away_dead(mount_point: str) -> None:
+    """Take away what a process that died while it started has left: nothing was mounted before."""
+    entry = checks.mounts().get(mount_point)
+    if entry is None or not entry.is_ours:
+        return
+    if checks.probe(mount_point, START_PATIENCE_S) in checks.DEAD:
+        with suppress(SetupError):
+            unmounting.unmount(mount_point, lazy=True)
 
 
 def _settings(words: Words) -> Settings:

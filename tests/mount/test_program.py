@@ -540,6 +540,26 @@ def test_the_demo_mounts_a_cloud_of_its_own_until_ctrl_c(
     assert list((folder / "tmp").glob("allasfs-demo-*")) == []
 
 
+# ``allasfs mount``, whose process dies when the kernel has the mount already.
+DIES = """
+import os, signal, sys
+from allasfs.app import cli
+from allasfs.fs.vfs import Vfs
+Vfs.start = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(cli.main(["mount", sys.argv[1]]))
+"""
+
+
+def test_a_process_that_dies_while_it_starts_leaves_no_dead_mount(program: Program) -> None:
+    done = run(sys.executable, "-c", DIES, program.path, env=program.environ)
+    assert (done.returncode, done.stdout) == (14, "")
+    assert "the process ended with status -9" in done.stderr
+    assert not is_mounted(program.path)
+    # As a service that is started again wants it.
+    program.mount()
+    assert program("umount", program.path).returncode == 0
+
+
 # ``allasfs umount``; somebody else is faster, between its look and its deed.
 OVERTAKEN = """
 import subprocess, sys
