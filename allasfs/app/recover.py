@@ -148,12 +148,23 @@ class Recover:
         if asked.command == "discard":
             confirm(chosen, is_sure=asked.yes)
         code = self._code
+        # Whose owner cannot be asked: the files of the others go on.
+        unusable: dict[Path, SetupError] = {}
         for found in chosen:
+            if found.entry.folder in unusable:
+                continue
             try:
                 self._change(found, asked)
-            except (ChangedMeanwhile, NotRecovered) as exc:  # noqa: PERF203  the others go on
+            except (ChangedMeanwhile, NotRecovered) as exc:
                 logs.report(str(exc))
                 code = max(code, exc.exit_code)
+            except (NotAnswering, SpoolUnusable) as exc:
+                unusable[found.entry.folder] = exc
+        errors = list(unusable.values())
+        for error in errors[:-1]:
+            logs.report(str(error))
+        if errors:
+            raise errors[-1]
         return code
 
     # -- looking ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from allasfs.app.options import Words
 from allasfs.app.recover import Recover
 from allasfs.app.recover_words import Asked
 from allasfs.config import Config
-from allasfs.errors import NotAnswering
+from allasfs.errors import NotAnswering, SpoolUnusable
 from allasfs.transfer.notes import KEPT, Note
 from allasfs.transfer.ownership import Ownership
 
@@ -84,6 +85,23 @@ def test_a_disk_that_fails_is_an_answer_in_words(action: str) -> None:
 
     told = recover.answer(Full(), {"action": action, "id": "a"})
     assert str(told["error"]).startswith("the disk of the spool failed: ")
+
+
+@pytest.mark.semantics("R13")
+@pytest.mark.parametrize("command", ["retry", "discard"])
+def test_a_spool_that_another_host_uses_does_not_stop_the_files_of_the_others(
+    mounted: FakeMount, tmp_path: Path, command: str
+) -> None:
+    # Computers that share a home folder have a spool each.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    FakeMount(elsewhere)
+    holder = {"host": "elsewhere", "pid": 1, "since": ""}
+    (elsewhere / "lock").write_text(json.dumps(holder))
+    asked = Asked(command, (), (), Words(), yes=True, every=True)
+    with pytest.raises(SpoolUnusable, match="in use by a mount on elsewhere"):
+        Recover([elsewhere, mounted.spool], Config(), no_account).run(asked)
+    assert [each["id"] for each in mounted.requests] == ["abcd", "xyz1"]
 
 
 @pytest.mark.parametrize("command", ["retry", "discard"])
