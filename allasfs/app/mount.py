@@ -190,8 +190,12 @@ class _Start:
         self._stderr.give_back()
 
     def _ask(self) -> None:
-        job = self._job
-        answer = checks.probe(job.mount_point, job.timeout_s)
+        job, why = self._job, ""
+        answer: int | None = None
+        try:
+            answer = checks.probe(job.mount_point, job.timeout_s)
+        except OSError as exc:
+            why = f"it cannot be asked ({exc.strerror})"
         entry = checks.mounts().get(job.mount_point)
         if entry is None or not entry.is_ours or answer in checks.DEAD:
             log.info("%s was ended before its first answer", job.mount_point)
@@ -202,7 +206,7 @@ class _Start:
             job.notifier.send("READY=1", f"STATUS=Mounted {job.label} at {job.mount_point}")
             self._announce()
             return
-        why = os.strerror(answer) if answer else "it does not answer"
+        why = why or (os.strerror(answer) if answer else "it does not answer")
         self.error = MountFailed(f"{job.mount_point}: mounted, but {why}; unmounted again")
         unmounting.unmount(job.mount_point, lazy=True)
 

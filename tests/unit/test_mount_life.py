@@ -212,6 +212,18 @@ def test_a_mount_that_is_ended_before_its_first_answer_is_no_failure_and_not_ann
     assert content.closed == 1
 
 
+def test_a_mount_that_cannot_be_asked_is_unmounted_and_says_why(
+    job: Job, content: FakeContent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def probe(path: str, timeout_s: float) -> int:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(checks, "probe", probe)
+    monkeypatch.setattr(unmounting, "unmount", lambda path, *, lazy: content.ended.set())
+    with pytest.raises(MountFailed, match=r"cannot be asked \(Resource temporarily"):
+        mount.run(job, lambda: pytest.fail("announced"))
+
+
 def test_what_libfuse_wrote_is_the_reason_of_a_failure(job: Job, content: FakeContent) -> None:
     def fail() -> None:
         os.write(2, b"fuse: bad mount point: no such thing\n")
