@@ -395,15 +395,22 @@ def remove_all(store: Store, layout: Layout) -> None:
         log.info("the bucket %s is gone, and the segments in it", layout.container)
 
 
-# Told of a version and its segments before they are removed; its context ends when they are. What
-# it gives is called when they are left, although the version is gone.
-Announce = Callable[[ObjectInfo, list[Segment]], AbstractContextManager[Callable[[], None]]]
+class Removal:
+    """Is told how the removal of a version goes. This one does nothing of it."""
+
+    def is_gone(self) -> None:
+        """The version is gone: its segments are nobody's."""
+
+    def leave(self) -> None:
+        """The segments could not be removed."""
 
 
-def _tell_nobody(
-    info: ObjectInfo, segments: list[Segment]
-) -> AbstractContextManager[Callable[[], None]]:
-    return nullcontext(lambda: None)
+# Told of a version and its segments before they are removed; its context ends when they are.
+Announce = Callable[[ObjectInfo, list[Segment]], AbstractContextManager[Removal]]
+
+
+def _tell_nobody(info: ObjectInfo, segments: list[Segment]) -> AbstractContextManager[Removal]:
+    return nullcontext(Removal())
 
 
 def delete(store: Store, bucket: str, info: ObjectInfo, announce: Announce = _tell_nobody) -> None:
@@ -421,7 +428,7 @@ def delete(store: Store, bucket: str, info: ObjectInfo, announce: Announce = _te
         except NotSupported:
             store.delete_slo(bucket, info.key)
             return
-    with (announce if segments else _tell_nobody)(info, segments) as are_left:
+    with (announce if segments else _tell_nobody)(info, segments) as removal:
         try:
             store.delete(bucket, info.key)
         except FsError as exc:
@@ -437,5 +444,7 @@ def delete(store: Store, bucket: str, info: ObjectInfo, announce: Announce = _te
                 return
         if sharer:
             tell_of_shared(bucket, info, sharer)
-        elif not remove_segments(store, segments):
-            are_left()
+            return
+        removal.is_gone()
+        if not remove_segments(store, segments):
+            removal.leave()

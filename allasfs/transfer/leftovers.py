@@ -52,6 +52,20 @@ class Old:
     noted: Noted | None = None
 
 
+class _Removal(large.Removal):
+    """Notes how the removal of a version goes."""
+
+    def __init__(self, note_gone: Callable[[], object]) -> None:
+        self._note_gone = note_gone
+        self.is_left = False
+
+    def is_gone(self) -> None:
+        self._note_gone()
+
+    def leave(self) -> None:
+        self.is_left = True
+
+
 class Leftovers:
     """Removes what replaced versions leave; any thread may call any method."""
 
@@ -129,21 +143,16 @@ class Leftovers:
         """Return what tells the next mount of an object that is being removed from a bucket."""
 
         @contextmanager
-        def announce(info: ObjectInfo, segments: list[Segment]) -> Iterator[Callable[[], None]]:
+        def announce(info: ObjectInfo, segments: list[Segment]) -> Iterator[large.Removal]:
             note = Note(REMOVING, bucket, info.key, base=info, old=tuple(segments))
             noted = Noted(note, self._path())
             self._save(noted, REMOVING)
-            are_left = False
-
-            def leave() -> None:
-                nonlocal are_left
-                are_left = True
-
+            removal = _Removal(lambda: self._save(noted, PUBLISHED))
             try:
-                yield leave
+                yield removal
             finally:
                 # A kill leaves it, too. After an error the file may be renamed, with its segments.
-                if not are_left:
+                if not removal.is_left:
                     notes.remove(noted.path)
 
         return announce
@@ -202,6 +211,8 @@ def end(store: Store, note: Note) -> None:
         remove_replaced(store, note)
     elif note.state == REPLACING:
         _end_replacing(store, note)
+    elif note.state == REMOVING:
+        _end_removing(store, note)
     else:
         large.delete_segments(store, _unused(store, note))
 
@@ -229,6 +240,25 @@ def _end_replacing(store: Store, note: Note) -> None:
     elif now is None or note.base is None or not now.same_bytes(note.base):
         # Perhaps another client renamed it, and its manifest is still over them.
         log.warning("%s was changed by another client: segments may be left over", note.subject)
+
+
+def _end_removing(store: Store, note: Note) -> None:
+    """A mount was killed before it knew that a version is gone: its segments may be in use.
+
+    Another client may have renamed it since, and its manifest still be over them.
+    """
+    try:
+        now = store.head(note.bucket, note.key).info
+    except NotFound:
+        now = None
+    if now is None or note.base is None or not now.same_bytes(note.base):
+        places = {f"{each.container}/{each.key.rpartition('/')[0]}/" for each in note.old}
+        log.warning(
+            "%s is gone, removed by the mount that was killed or renamed by another client:"
+            " segments may be left over in %s",
+            note.subject,
+            ", ".join(sorted(places)),
+        )
 
 
 def _is_back(store: Store, note: Note) -> bool:

@@ -42,7 +42,7 @@ ASIDE = "aside"
 REPLACED = "replaced"
 # A version whose segments are known is being replaced by one with the ETag of the note.
 REPLACING = "replacing"
-# A version and its segments are being removed.
+# A version is being removed; when it is gone, the note is ``published``.
 REMOVING = "removing"
 
 # Sizes and MD5s of versions.
