@@ -70,6 +70,11 @@ class Ownership:
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether the folder is owned by this."""
+        return self._fd >= 0 and self._thread is not None
+
     def take(self) -> None:
         """Own the folder; raise SpoolUnusable, which names the owner, and OSError."""
         self._fd = os.open(self._path, FLAGS, 0o600)

@@ -105,6 +105,9 @@ class Rescue:
     def _entry(self, name: str) -> Entry:
         if self._is_stopped:
             raise Unavailable(name, "the mount ends")
+        if not self._spool.is_owned:
+            # A mount answers its socket before it has taken the folder, which may be another's.
+            raise Unavailable(name, "the mount is not ready yet")
         for entry in self._spool.entries():
             if entry.id == name and entry.state in self._states:
                 return entry

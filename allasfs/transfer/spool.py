@@ -108,6 +108,11 @@ class Spool:
         self.hashing.shutdown()
         self._ownership.give_up()
 
+    @property
+    def is_owned(self) -> bool:
+        """Whether the folder is this process's own now."""
+        return self._ownership.is_taken
+
     def entries(self) -> list[Entry]:
         """Return what the journal has now, in whatever state."""
         return journal.entries(self.folder)

@@ -24,6 +24,7 @@ from allasfs.transfer import rescue
 from allasfs.transfer.journal import Entry
 from allasfs.transfer.notes import KEPT, OWED, PENDING
 from allasfs.transfer.rescue import Rescue
+from allasfs.transfer.spool import Spool
 from tests.fakes.memstore import OPENSTACK, RGW, Call, MemStore, get_bytes, put_bytes
 from tests.unit.test_draft import SEGMENTS, Bench, content
 
@@ -284,6 +285,18 @@ def test_what_no_note_describes_is_saved_and_not_uploaded(
     assert saved(bench, entry, tmp_path / "saved") == ([], b"precious")
     helper.discard("aa")
     assert_gone(bench)
+
+
+@pytest.mark.parametrize("action", ["retry", "discard"])
+def test_a_spool_that_another_mount_owns_is_not_touched(bench: Bench, action: str) -> None:
+    # A mount that is about to find out that its spool folder is in use answers its socket already.
+    entry = keep(bench, b"content")
+    late = Spool(bench.spool.folder, ROOM)
+    helper = Rescue(bench.uploader, late, lambda bucket, info: None, content_type)
+    with pytest.raises(Unavailable, match="not ready"):
+        getattr(helper, action)(entry.id)
+    assert [each.id for each in bench.spool.entries()] == [entry.id]
+    late.close()
 
 
 def test_nothing_begins_when_the_mount_ends(bench: Bench, helper: Rescue) -> None:
