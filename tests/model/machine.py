@@ -44,12 +44,15 @@ from tests.model.reference import (
     Names,
     Version,
     above,
+    is_shown,
     parents,
 )
 
 # Few names, so that they meet: one is a prefix of another, as text and as a path.
 PATHS = ["a", "b", "ab", "a.b", "a/a", "a/b", "a/ab", "a/b/a", "a/b/b", "ab/a", "a.b/b", "b/a"]
 BUCKET = "bucket"
+# More than a file's name may have, not more than an object's.
+TOO_LONG = "n" * 256
 # Sizes below are around these.
 THRESHOLD, SEGMENT = 200, 100
 # Each operation takes this long, so that no two versions have one time.
@@ -146,7 +149,7 @@ class Machine(RuleBasedStateMachine):
         page=st.sampled_from([10_000, 2]),
         flat=st.sampled_from([10_000, 3]),
         small=st.sampled_from([1000, 0]),
-        place=st.sampled_from([("", ""), (BUCKET, ""), (BUCKET, "pre/")]),
+        place=st.sampled_from([("", ""), (BUCKET, ""), (BUCKET, "pre/"), (BUCKET, f"{TOO_LONG}/")]),
         is_watched=st.booleans(),
         is_filled=st.booleans(),
     )
@@ -288,9 +291,9 @@ class Machine(RuleBasedStateMachine):
 
     def path(self, pick: Pick) -> str:
         """Return a path of the kind that was picked, any if there is none."""
-        there = {key.removesuffix("/") for key in self.names.now} | set(self.mount.files)
-        directories = {""}.union(*map(parents, there))
-        directories |= {key.removesuffix("/") for key in self.names.now if key.endswith("/")}
+        there, directories = self.paths()
+        markers = {key.removesuffix("/") for key in self.names.now if key.endswith("/")}
+        directories |= markers & there
         found = {
             "file": there - directories,
             "directory": directories - {""},
@@ -298,6 +301,12 @@ class Machine(RuleBasedStateMachine):
         }.get(pick.kind)
         names = sorted(found or PATHS)
         return names[pick.number % len(names)]
+
+    def paths(self) -> tuple[set[str], set[str]]:
+        """Return the paths of all objects and open files that can have one, and those above all."""
+        keys = {key.removesuffix("/") for key in self.names.now} | set(self.mount.files)
+        directories = {""}.union(*map(parents, keys))
+        return set(filter(is_shown, keys)), {""}.union(filter(is_shown, directories))
 
     def at(self, path: str) -> str:
         """Return the path in the mount."""
@@ -395,10 +404,16 @@ class Machine(RuleBasedStateMachine):
                     certain.add(name)
         return certain, possible
 
+    def is_full(self, path: str) -> tuple[bool, bool]:
+        """Return whether a directory is not empty: for certain, and perhaps."""
+        certain, possible = self.entries(path)
+        hides, may_hide = self.names.hides(path, self.now)
+        return bool(certain) or hides, bool(possible) or may_hide
+
     def look_around(self) -> None:
         """Compare all names with the reference."""
-        there = {key.removesuffix("/") for key in self.names.now} | set(self.mount.files)
-        for path in sorted(there.union(["", *PATHS], *map(parents, there))):
+        there, directories = self.paths()
+        for path in sorted(there | directories | set(PATHS)):
             if self.look(path) is DIRECTORY:
                 self.check_entries(path)
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import precondition, rule
 from allasfs.fs.openfile import OpenFile
 from tests.model.account import attributes_of, times
 from tests.model.calls import FileCalls, Seen, directories, files, free, picks, sizes
-from tests.model.machine import Outcome, Pick, operation
+from tests.model.machine import TOO_LONG, Outcome, Pick, operation
 from tests.model.reference import DIRECTORY, File, Kind, Version, above
 
 # Links lead to names beside them, or nowhere.
@@ -222,7 +222,7 @@ class Calls(FileCalls):
             self.refuses(outcome, errno.EINVAL)
             return
         is_certain = all(self.names.is_certain(path, self.now) for path in (old, new))
-        certain, possible = self.entries(new)
+        certain, possible = self.is_full(new)
         if there is DIRECTORY and certain and is_certain:
             self.refuses(outcome, errno.ENOTEMPTY)
             return
@@ -282,7 +282,7 @@ class Calls(FileCalls):
         look = self.way(path) or self.look(path)
         if look is None:
             return
-        certain, possible = self.entries(path)
+        certain, possible = self.is_full(path)
         outcome = self.call(self.fs.rmdir, self.at(path))
         if look is not DIRECTORY:
             self.refuses(outcome, look if isinstance(look, int) else errno.ENOTDIR)
@@ -333,6 +333,15 @@ class Calls(FileCalls):
                 assert outcome.value.encode() == look.content
             return
         self.refuses(outcome, look if isinstance(look, int) else errno.EINVAL)
+
+    @rule(name=directories, call=st.sampled_from(["lstat", "unlink", "mkdir", "rmdir", "listdir"]))
+    @operation
+    def name_too_long(self, name: Pick, call: str) -> None:
+        path = f"{self.path(name)}/{TOO_LONG}"
+        way = self.way(path)
+        outcome = self.call(getattr(self.fs, call), self.at(path))
+        if way is not None:
+            self.refuses(outcome, way or errno.ENAMETOOLONG)
 
     # -- attributes -------------------------------------------------------------------------------
 

@@ -10,10 +10,10 @@ from allasfs.fs.attrs import SYMLINK_TYPE
 from allasfs.store.api import DIRECTORY_TYPE, Segment
 from tests.fakes.memstore import put_bytes
 from tests.model.account import times
-from tests.model.calls import picks, sizes
-from tests.model.machine import BUCKET, Fault, Machine, Pick, event
+from tests.model.calls import directories, picks, sizes
+from tests.model.machine import BUCKET, TOO_LONG, Fault, Machine, Pick, event
 from tests.model.name_calls import Calls, targets
-from tests.model.reference import Kind, Version
+from tests.model.reference import Kind, Version, is_shown
 
 PART = 60
 GIVEN_NS = 1_500_000_000_000_000_001
@@ -21,6 +21,8 @@ theirs = picks("file", "file", "free")
 # Versions of the same bytes are told apart by their seconds.
 SAME_S = 2.0
 moments = st.sampled_from([0.0, 0.2, 5.0])
+# Names below a directory, itself perhaps the root, that no file can have.
+HIDDEN = ["/x", "/", "//", ".", "./x", "..", "../a", "./", TOO_LONG, f"{TOO_LONG}/a", "\0", "/a/"]
 
 
 class OtherClients(Machine):
@@ -50,7 +52,9 @@ class OtherClients(Machine):
     @rule(name=theirs, size=sizes, is_static=st.booleans())
     @event
     def they_put_segments(self, name: Pick, size: int, is_static: bool) -> None:
-        path = self.path(name)
+        self.put_segments(self.path(name), size, is_static=is_static)
+
+    def put_segments(self, path: str, size: int, *, is_static: bool) -> None:
         self.clock.advance(SAME_S)
         data = self.data(size)
         segments_in = f"{BUCKET}_segments"
@@ -100,6 +104,36 @@ class OtherClients(Machine):
             if key in self.names.now:
                 self.store.delete(BUCKET, self.key(key))
                 self.noted(key, None)
+
+    @rule(
+        name=st.one_of(st.none(), directories, theirs),
+        rest=st.sampled_from(HIDDEN),
+        size=sizes,
+        way=st.sampled_from(["plain", "plain", "marker", "static", "dynamic"]),
+    )
+    @event
+    def they_put_what_cannot_be_shown(
+        self, name: Pick | None, rest: str, size: int, way: str
+    ) -> None:
+        key = rest if name is None else f"{self.path(name)}/{rest}"
+        if way in ("static", "dynamic") and not key.endswith("/"):
+            self.put_segments(key, size, is_static=way == "static")
+            return
+        self.clock.advance(SAME_S)
+        is_marker = way == "marker" and key.endswith("/")
+        data = b"" if is_marker else self.data(size)
+        content_type = DIRECTORY_TYPE if is_marker else "a/b"
+        put_bytes(self.store, BUCKET, self.key(key), data, content_type=content_type)
+        self.noted(key, Kind.MARKER if key.endswith("/") else Kind.FILE, data)
+
+    @rule(number=st.integers(0, 3))
+    @event
+    def they_delete_what_cannot_be_shown(self, number: int) -> None:
+        hidden = sorted(key for key in self.names.now if not is_shown(key.removesuffix("/")))
+        if hidden:
+            key = hidden[number % len(hidden)]
+            self.store.delete(BUCKET, self.key(key))
+            self.noted(key, None)
 
 
 FAILURES: list[FsError] = [Unavailable("store", "503"), TimedOut("store", "silent")]

@@ -20,6 +20,7 @@ from enum import Enum
 from tests.behaviour.filesystem import Stat
 
 DEFAULT_MODE = 0o644
+LONGEST_NAME = 255
 # Where an object and a directory have one name, the object has this behind it.
 SHADOWED = "~object"
 
@@ -91,6 +92,14 @@ def above(path: str) -> str:
     return posixpath.dirname(path)
 
 
+def is_shown(path: str) -> bool:
+    """Whether a path can be that of a file: each component is a name that a file can have."""
+    return all(
+        0 < len(name.encode()) <= LONGEST_NAME and name not in (".", "..") and "\0" not in name
+        for name in path.split("/")
+    )
+
+
 class Names:
     """The objects by key, and the versions that the mount may take for the current ones."""
 
@@ -156,11 +165,7 @@ class Names:
     def entries(self, path: str, at: float) -> tuple[set[str], set[str]]:
         """Return the names that a directory has for certain, and all that it may have."""
         prefix = f"{path}/" if path else ""
-        names = {
-            key[len(prefix) :].partition("/")[0]
-            for key in (set(self.now) | set(self._past))
-            if key.startswith(prefix) and key != prefix
-        }
+        names = {name for _, name in self._below(prefix) if is_shown(name)}
         looks = {name: self.looks(prefix + name, at) for name in names}
         for name, found in list(looks.items()):
             objects = [
@@ -168,11 +173,27 @@ class Names:
                 for version in self.permitted(prefix + name, at)
                 if version is not None and version.kind is not Kind.MARKER
             ]
-            if DIRECTORY in found and objects:
+            if DIRECTORY in found and objects and is_shown(name + SHADOWED):
                 is_certain = found == [DIRECTORY] and len(self.permitted(prefix + name, at)) == 1
                 looks[name + SHADOWED] = [*objects] if is_certain else [*objects, None]
         certain = {name for name, found in looks.items() if None not in found}
         return certain, {name for name, found in looks.items() if found != [None]}
+
+    def hides(self, path: str, at: float) -> tuple[bool, bool]:
+        """Return whether a directory has objects that it cannot show: for certain, and perhaps."""
+        prefix = f"{path}/" if path else ""
+        hidden = [
+            self.permitted(key, at) for key, name in self._below(prefix) if not is_shown(name)
+        ]
+        return any(None not in versions for versions in hidden), any(map(any, hidden))
+
+    def _below(self, prefix: str) -> list[tuple[str, str]]:
+        """Return the keys below a prefix, each with the entry that leads to it."""
+        return [
+            (key, key[len(prefix) :].partition("/")[0])
+            for key in (set(self.now) | set(self._past))
+            if key.startswith(prefix) and key != prefix
+        ]
 
 
 @dataclass
