@@ -196,6 +196,11 @@ class Attributes:
         known = self._find(bucket, info) or self._enter(bucket, info, NOTHING) or NOTHING
         return known.told
 
+    def known(self, bucket: str, info: ObjectInfo) -> Given | None:
+        """Return what was told of a version; None: it is not known, and need not be this name's."""
+        known = self._find(bucket, info)
+        return known.told if known is not None else None
+
     def latest(self, bucket: str, key: str) -> Given:
         """Return what is remembered of the last known version of a name; asks nobody."""
         version, known = self._remembered(bucket, key)

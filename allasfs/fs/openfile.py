@@ -671,8 +671,9 @@ class OpenFile:
             self.place = place
             if info is not None:
                 self.info = info
-                if not self.is_dirty:
-                    self._given = self._services.attributes.given(place.bucket, info)
+                known = self._services.attributes.known(place.bucket, info)
+                if known is not None and not self.is_dirty:
+                    self._given = known
                 if self._reader is not None:
                     self._reader.moved(place.bucket, info)
             if self._spool is not None:

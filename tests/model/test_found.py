@@ -553,3 +553,16 @@ def test_a_file_whose_removal_was_noticed_while_it_is_open_can_be_made_anew(
         fs.pread(old, 1, 0)
     fs.close(old)
     assert get_bytes(store, "bucket", "a") == b"new"
+
+
+def test_the_newer_version_that_is_renamed_keeps_its_time_beside_an_open_older_one(
+    fs: VfsFs, store: MemStore, clock: FakeClock
+) -> None:
+    clock.advance(2)
+    empty_of_segments(store, "a")
+    fd = fs.open("/bucket/a", os.O_RDONLY)
+    put_bytes(store, "bucket", "a", b"1")
+    fs.utime("/bucket/a", 1)
+    fs.rename("/bucket/a", "/bucket/b")
+    assert fs.lstat("/bucket/b").mtime_ns == 1
+    fs.close(fd)
