@@ -54,6 +54,14 @@ class Files:
         with self._lock:
             return self._by_place.get(place)
 
+    def changed_at(self, place: Place) -> OpenFile | None:
+        """Return the open file that is shown at a place, whatever is stored there.
+
+        One without changes is at a version that others may have removed or replaced since.
+        """
+        file = self.at(place)
+        return file if file is not None and file.is_dirty else None
+
     def new_in(self, directory: Place) -> list[str]:
         """Return the names in a directory that only this mount has: not stored yet."""
         with self._lock:

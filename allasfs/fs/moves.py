@@ -113,7 +113,7 @@ class Moves:
         if not old.key:
             raise CrossDevice(path, "a bucket cannot be renamed: copy it")
         file = self._files.at(old)
-        is_dir = file is None and self._tree.find(old).is_dir
+        is_dir = self._files.changed_at(old) is None and self._tree.find(old).is_dir
         if not new.key:
             if is_dir:
                 raise CrossDevice(target, "a directory becomes a bucket only by copying it")
@@ -139,10 +139,15 @@ class Moves:
         with nullcontext() if over is None else over.held_back():
             # From here on the store's listing says what is there.
             found = self._tree.find(new)
+            if found.is_dir and over is not None and over.is_dirty:
+                # The file is shown, and the object beside the directory is its own.
+                found = Found(over.info)
             if found.is_dir:
                 raise IsADirectory(new.key)
+            was_stored = file is not None and file.is_dirty
             if file is None or not self._is_renamed_here(file, old, new, found):
-                self._rename_stored(old, new, found, over)
+                info = file.info if file is not None and was_stored else None
+                self._rename_stored(old, new, info or self._tree.file(old), found, over)
         self._pages.forget(old)
         self._pages.forget(new)
 
@@ -165,8 +170,9 @@ class Moves:
             self._files.move(old, new)
             return True
 
-    def _rename_stored(self, old: Place, new: Place, found: Found, over: OpenFile | None) -> None:
-        info = self._tree.file(old)
+    def _rename_stored(
+        self, old: Place, new: Place, info: ObjectInfo, found: Found, over: OpenFile | None
+    ) -> None:
         replaced = None
         if found.file is not None:
             replaced = self._tree.resolve(new.bucket, found.file)
@@ -371,7 +377,7 @@ class Moves:
     def _target(self, old: Place, new: Place) -> _Target:
         """Look at what is at the new name; raise NotADirectory, DirectoryNotEmpty."""
         found = self._tree.find(new)
-        if found.file is not None or self._files.at(new) is not None:
+        if found.file is not None or self._files.changed_at(new) is not None:
             raise NotADirectory(new.key)
         if not found.is_dir:
             return _Target(new, {})

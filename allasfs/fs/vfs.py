@@ -320,8 +320,8 @@ class Vfs:
         if hidden is not None:
             return _without_name(hidden)
         place = self._tree.place(path)
-        file = self._files.at(place)
-        if file is not None and file.is_dirty:
+        file = self._files.changed_at(place)
+        if file is not None:
             return file.attr
         return self._tree.attr(place)
 
@@ -377,10 +377,7 @@ class Vfs:
         if not place.key:
             raise NotPermitted(path, "files live in buckets: make one with mkdir and write there")
         check_key(place.key, self._store.capabilities())
-        file = self._files.at(place)
-        # An open version that was not changed here may be gone from the store.
-        is_ours = file is not None and file.is_dirty
-        if is_ours or self._tree.find(place) != Found():
+        if self._is_there(place):
             if flags & os.O_EXCL:
                 raise Exists(path)
             return self.open(path, flags)
@@ -568,7 +565,7 @@ class Vfs:
             return
         info = None
         try:
-            info = self._tree.file(place)
+            info = self._object_of(place, file)
             if file is not None:
                 file.hold()
             self._tree.keep_parent(place)
@@ -583,6 +580,14 @@ class Vfs:
         else:
             self._listings.removed(place.bucket, info)
         self._orphaned(place)
+
+    def _object_of(self, place: Place, file: OpenFile | None) -> ObjectInfo:
+        """Return the object that goes with a file; raise NotFound, IsADirectory."""
+        info = file.info if file is not None and file.is_dirty else None
+        if info is not None and self._tree.find(place).is_dir:
+            # Another client made a directory beside it.
+            return info
+        return self._tree.file(place)
 
     def hide(self, path: str, hidden: str) -> None:
         """Unlink an open file that the kernel wants to call ``hidden`` until it is closed."""
@@ -623,7 +628,7 @@ class Vfs:
                 self.set_attributes(path, given)
             return
         check_key(place.prefix, limits)
-        if self._files.at(place) is not None or self._tree.find(place) != Found():
+        if self._is_there(place):
             raise Exists(path)
         self._tree.put_marker(place, given)
 
@@ -634,7 +639,7 @@ class Vfs:
         if not place.key:
             raise NotPermitted(path, "links live in buckets")
         check_key(place.key, self._store.capabilities())
-        if self._files.at(place) is not None or self._tree.find(place) != Found():
+        if self._is_there(place):
             raise Exists(path)
         content = os.fsencode(target)
         if not 0 < len(content) <= LONGEST_TARGET:
@@ -698,6 +703,9 @@ class Vfs:
         with self._lock:
             for hidden in [name for name in self._hidden if name.startswith(f"{path}/")]:
                 self._hidden[target + hidden[len(path) :]] = self._hidden.pop(hidden)
+
+    def _is_there(self, place: Place) -> bool:
+        return self._files.changed_at(place) is not None or self._tree.find(place) != Found()
 
     def _may_change(self, path: str) -> None:
         if self._config.read_only:

@@ -566,3 +566,85 @@ def test_the_newer_version_that_is_renamed_keeps_its_time_beside_an_open_older_o
     fs.rename("/bucket/a", "/bucket/b")
     assert fs.lstat("/bucket/b").mtime_ns == 1
     fs.close(fd)
+
+
+@pytest.mark.parametrize(
+    "call", ["mkdir", "symlink", "rename", "rename directory", "create", "create exclusively"]
+)
+def test_the_name_of_a_file_that_another_client_removed_is_free_while_it_is_open(
+    fs: VfsFs, store: MemStore, clock: FakeClock, call: str
+) -> None:
+    put_bytes(store, "bucket", "a", b"old")
+    put_bytes(store, "bucket", "d/file", b"1")
+    fd = fs.open("/bucket/a", os.O_RDONLY)
+    store.delete("bucket", "a")
+    clock.advance(TTL_S)
+    with pytest.raises(NotFound):
+        fs.lstat("/bucket/a")
+    if call == "mkdir":
+        fs.mkdir("/bucket/a")
+    elif call == "symlink":
+        fs.symlink("target", "/bucket/a")
+    elif call == "rename":
+        fs.rename("/bucket/d/file", "/bucket/a")
+    elif call == "rename directory":
+        fs.rename("/bucket/d", "/bucket/a")
+    else:
+        flags = os.O_EXCL if call == "create exclusively" else 0
+        write_file(fs, "/bucket/a", b"new", flags=flags)
+        assert read_file(fs, "/bucket/a") == b"new"
+    assert "a" in fs.listdir("/bucket")
+    assert reads(fs, fd, 0, 10) is Stale
+    fs.close(fd)
+
+
+@pytest.fixture
+def beside(fs: VfsFs, store: MemStore, clock: FakeClock) -> int:
+    """Another client makes a directory of the name of a file that is open."""
+    put_bytes(store, "bucket", "a", b"1")
+    put_bytes(store, "bucket", "d/file", b"2")
+    fd = fs.open("/bucket/a", os.O_RDWR)
+    put_bytes(store, "bucket", "a/", content_type=DIRECTORY_TYPE)
+    clock.advance(TTL_S)
+    assert fs.lstat("/bucket/a").is_dir
+    return fd
+
+
+def test_a_directory_that_another_client_made_beside_an_open_file_can_be_renamed(
+    fs: VfsFs, store: MemStore, beside: int
+) -> None:
+    fs.rename("/bucket/a", "/bucket/b")
+    assert store.keys("bucket") == ["a", "b/", "d/file"]
+    assert fs.lstat("/bucket/b").is_dir
+    assert fs.pread(beside, 10, 0) == b"1"
+    fs.close(beside)
+
+
+def test_a_directory_that_another_client_made_beside_an_open_file_can_be_replaced(
+    fs: VfsFs, store: MemStore, beside: int
+) -> None:
+    fs.rename("/bucket/d", "/bucket/a")
+    assert store.keys("bucket") == ["a", "a/", "a/file"]
+    fs.close(beside)
+
+
+@pytest.mark.parametrize("call", ["unlink", "rename", "replace"])
+def test_a_changed_file_can_lose_its_name_though_another_client_made_a_directory_of_it(
+    fs: VfsFs, store: MemStore, beside: int, call: str
+) -> None:
+    fs.pwrite(beside, b"mine", 0)
+    assert not fs.lstat("/bucket/a").is_dir
+    if call == "unlink":
+        fs.unlink("/bucket/a")
+        assert store.keys("bucket") == ["a/", "d/file"]
+    elif call == "rename":
+        fs.rename("/bucket/a", "/bucket/b")
+        assert store.keys("bucket") == ["a/", "b", "d/file"]
+        assert read_file(fs, "/bucket/b") == b"mine"
+    else:
+        fs.rename("/bucket/d/file", "/bucket/a")
+        assert store.keys("bucket") == ["a", "a/", "d/"]
+        assert get_bytes(store, "bucket", "a") == b"2"
+    assert fs.lstat("/bucket/a").is_dir
+    assert fs.pread(beside, 10, 0) == b"mine"
+    fs.close(beside)
