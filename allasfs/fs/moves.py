@@ -345,6 +345,9 @@ class Moves:
         target = self._target(old, new)
         markers = self._listings.markers(old.bucket, old.prefix)
         objects = self._objects(old, {marker.key for marker in markers})
+        # One that another client has just stored is no object below the directory.
+        markers = [info for info in objects if info.key == old.prefix] + markers
+        objects = [info for info in objects if info.key != old.prefix]
         limits = self._store.capabilities()
         for key in (old.prefix, *(info.key for info in objects)):
             check_key(_renamed(key, old, new), limits)

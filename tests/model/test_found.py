@@ -648,3 +648,15 @@ def test_a_changed_file_can_lose_its_name_though_another_client_made_a_directory
     assert fs.lstat("/bucket/a").is_dir
     assert fs.pread(beside, 10, 0) == b"mine"
     fs.close(beside)
+
+
+def test_the_marker_that_another_client_made_meanwhile_is_renamed_as_one(
+    fs: VfsFs, store: MemStore
+) -> None:
+    put_bytes(store, "bucket", "d/file", b"1")
+    assert fs.listdir("/bucket") == ["d"]
+    store.delete("bucket", "d/file")
+    put_bytes(store, "bucket", "d/", content_type=DIRECTORY_TYPE)
+    fs.rename("/bucket/d", "/bucket/e")
+    assert store.keys("bucket") == ["e/"]
+    assert fs.listdir("/bucket") == ["e"]
