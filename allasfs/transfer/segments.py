@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from allasfs.deadline import Deadline, current, sharing
-from allasfs.errors import FsError, Internal, Unavailable
+from allasfs.errors import FsError, Internal, NotFound, Unavailable
 from allasfs.store import large
 from allasfs.store.api import ObjectInfo, Segment
 from allasfs.transfer import notes
@@ -148,14 +148,26 @@ class Segments:
         self.file.spool.began()
         source = self.file.part(start, stop, self.file.spool.moved)
 
+        def put() -> Segment:
+            with sharing(deadline or Deadline(self._sending.timeout_s)):
+                self._see_container(layout, outages)
+            return self._sending.put(
+                layout.container, part.key, source, lambda: part.is_touched, deadline
+            )
+
         def job() -> Segment:
             segment: Segment | None = None
             try:
-                with sharing(deadline or Deadline(self._sending.timeout_s)):
-                    self._see_container(layout, outages)
-                segment = self._sending.put(
-                    layout.container, part.key, source, lambda: part.is_touched, deadline
-                )
+                is_first = not self._stored
+                try:
+                    segment = put()
+                except NotFound:
+                    if not is_first:
+                        raise
+                    # Another client removed the bucket while it was empty.
+                    log.info("%s is made again", layout.container)
+                    self._has_container = False
+                    segment = put()
                 return segment
             except FsError as exc:
                 self._has_failed = True

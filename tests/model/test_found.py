@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from allasfs.store import large, marks
 from allasfs.store.api import DIRECTORY_TYPE
 from tests.behaviour.filesystem import VfsFs, read_file, write_file
 from tests.fakes.clock import FakeClock
-from tests.fakes.memstore import OPENSTACK, RGW, MemStore, get_bytes, put_bytes
+from tests.fakes.memstore import OPENSTACK, RGW, Call, MemStore, get_bytes, put_bytes
 
 TTL_S = 60.0
 
@@ -660,3 +661,21 @@ def test_the_marker_that_another_client_made_meanwhile_is_renamed_as_one(
     fs.rename("/bucket/d", "/bucket/e")
     assert store.keys("bucket") == ["e/"]
     assert fs.listdir("/bucket") == ["e"]
+
+
+def test_the_bucket_for_segments_that_another_client_removed_is_made_again(
+    fs: VfsFs, store: MemStore
+) -> None:
+    lock = threading.Lock()
+    removed: list[str] = []
+
+    def remove_first(call: Call) -> None:
+        if (call.method, call.container) == ("put", "bucket_segments"):
+            with lock:
+                if not removed:
+                    removed.append(call.key)
+                    store.delete_container("bucket_segments")
+
+    store.before = remove_first
+    write_file(fs, "/bucket/a", b"1" * 201)
+    assert get_bytes(store, "bucket", "a") == b"1" * 201
