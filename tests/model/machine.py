@@ -303,8 +303,9 @@ class Machine(RuleBasedStateMachine):
         return names[pick.number % len(names)]
 
     def paths(self) -> tuple[set[str], set[str]]:
-        """Return the paths of all objects and open files that can have one, and those above all."""
-        keys = {key.removesuffix("/") for key in self.names.now} | set(self.mount.files)
+        """Return the paths of all objects and changed files that can have one, and those above."""
+        changed = {path for path, file in self.mount.files.items() if file.is_dirty}
+        keys = {key.removesuffix("/") for key in self.names.now} | changed
         directories = {""}.union(*map(parents, keys))
         return set(filter(is_shown, keys)), {""}.union(filter(is_shown, directories))
 
@@ -357,6 +358,11 @@ class Machine(RuleBasedStateMachine):
             if any(isinstance(look, Version | File) for look in looks):
                 errors.add(errno.ENOTDIR)
             is_reachable = is_reachable and DIRECTORY in looks
+        if outcome.errno == errno.ENOENT in errors and self.looks(path) != [None]:
+            # It may have been found out just now that what was known is gone: what is there now?
+            outcome = self.call(self.fs.lstat, self.at(path))
+            if outcome.is_fault:
+                return None
         if not outcome.is_ok:
             assert outcome.errno in errors, f"{path}: {errno.errorcode[outcome.errno]}"
             return outcome.errno

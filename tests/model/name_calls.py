@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from allasfs.fs.openfile import OpenFile
-from tests.model.account import attributes_of, times
+from tests.model.account import SECOND_NS, attributes_of, times
 from tests.model.calls import FileCalls, Seen, directories, files, free, picks, sizes
 from tests.model.machine import TOO_LONG, Outcome, Pick, operation
 from tests.model.reference import DIRECTORY, File, Kind, Version, above
@@ -51,7 +51,7 @@ class Calls(FileCalls):
         if isinstance(look, int) or look is DIRECTORY:
             self.refuses(outcome, look if isinstance(look, int) else errno.EISDIR, *stale)
             return
-        if outcome.errno in stale:
+        if outcome.errno in stale and not self.was_reached(real, size):
             self.settle(outcome, {})
             return
         before = self.mount.files.get(real)
@@ -66,11 +66,20 @@ class Calls(FileCalls):
         self.mount.close(file)
         if outcome.is_fault and not (was_open and file is before) and not file.handles:
             # Whether the failure came before anything was in the spool.
-            assert self.vfs is not None
-            lines = self.vfs.status()["not_stored"]
-            assert isinstance(lines, list)
-            self.mount.lost = len(lines)
+            self.mount.lost = self.not_stored()
             assert lost <= self.mount.lost <= lost + 1
+
+    def was_reached(self, path: str, size: int) -> bool:
+        """After a truncate that failed over links: whether these led to the file all the same."""
+        is_open = path in self.mount.files and self.is_open(path)
+        return self.not_stored() > self.mount.lost or (is_open and self.is_truncated(path, size))
+
+    def not_stored(self) -> int:
+        """Return of how many files the mount says that they were not stored."""
+        assert self.vfs is not None
+        lines = self.vfs.status()["not_stored"]
+        assert isinstance(lines, list)
+        return len(lines)
 
     def is_truncated(self, path: str, size: int) -> bool:
         """After a failure: whether it came after the open file was cut."""
@@ -227,7 +236,10 @@ class Calls(FileCalls):
             self.refuses(outcome, errno.ENOTEMPTY)
             return
         permitted = [errno.ENOTEMPTY] if possible and not is_certain else []
-        if not any(key == old or key.startswith(f"{old}/") for key in self.names.now):
+        if not any(
+            key.startswith(f"{old}/") or (key == old and version.kind is Kind.MARKER)
+            for key, version in self.names.now.items()
+        ):
             # Others removed all of it.
             permitted.append(errno.ENOENT)
         if self.failed(outcome, *permitted):
@@ -240,6 +252,11 @@ class Calls(FileCalls):
                 times_now = self.times_of_copy(version, version) if is_certain else None
                 moved[key] = None
                 moved[new + key[len(old) :]] = replace(version, mtimes=times_now)
+        now, *past = self.names.permitted(old, self.now)
+        was_marked = any(each is not None and each.kind is Kind.MARKER for each in past)
+        if now is not None and was_marked and old not in self.stored():
+            # Others replaced its marker without slash shortly before.
+            moved |= {old: None, new: replace(now, mtimes=None, modes=None)}
         if f"{new}/" in self.names.now and any(
             key not in markers for key in moved if moved[key] is None
         ):
@@ -401,9 +418,9 @@ class Calls(FileCalls):
         if key not in self.names.now and any(permitted) and self.failed(outcome, errno.ENOENT):
             return
         assert outcome.is_ok or outcome.is_fault, outcome
-        # What the marker has already is not given again.
+        # What the marker has, or had when it was seen, is not given again.
         self.settle(outcome, {}, steps={key: [self.marker()]}, optional=[key])
-        assert outcome.is_fault or key in self.names.now
+        assert outcome.is_fault or key in self.names.now or any(permitted)
 
     def given_to_file(
         self,
@@ -432,6 +449,7 @@ class Calls(FileCalls):
         stored = self.stored()[path]
         if outcome.is_ok and stored.record is self.records[path]:
             # What was seen had these already; another client may have been faster.
+            is_known = is_known and len(self.names.permitted(path, self.now)) == 1
             has = attributes_of(stored)
             assert not is_known or not mtimes or has[0] in mtimes
             assert not is_known or not modes or has[1] in modes
@@ -441,8 +459,20 @@ class Calls(FileCalls):
             return
         self.settle(outcome, {path: version})
         file = self.mount.files.get(path)
-        if file is not None and file.is_at(version) and outcome.is_ok:
+        if file is None or not outcome.is_ok:
+            return
+        if file.is_at(look) and look.content == version.content and self.is_at_now(path):
+            # Others stored the same bytes again: it goes on at that version.
+            file.version = version
+        if file.is_at(version):
             file.given(version.mtimes, version.modes)
+
+    def is_at_now(self, path: str) -> bool:
+        """Whether the mount takes an open file for the version that the store has."""
+        file = self.vfs_file(path)
+        if file is None or file.info is None:
+            return False
+        return abs(file.info.mtime_ns - self.stored()[path].mtime_ns) <= SECOND_NS
 
     # -- the mount --------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
@@ -10,12 +12,15 @@ from allasfs.fs.attrs import SYMLINK_TYPE
 from allasfs.store.api import DIRECTORY_TYPE, Segment
 from tests.fakes.memstore import put_bytes
 from tests.model.account import times
-from tests.model.calls import directories, picks, sizes
+from tests.model.beside_calls import BesideCalls
+from tests.model.calls import directories, files, picks, sizes
 from tests.model.machine import BUCKET, TOO_LONG, Fault, Machine, Pick, event
 from tests.model.name_calls import Calls, targets
 from tests.model.reference import Kind, Version, is_shown
 
 PART = 60
+SEGMENTS_IN = f"{BUCKET}_segments"
+GIVEN = "1500000000.000000001"
 GIVEN_NS = 1_500_000_000_000_000_001
 theirs = picks("file", "file", "free")
 # Versions of the same bytes are told apart by their seconds.
@@ -43,11 +48,23 @@ class OtherClients(Machine):
     @event
     def they_put(self, name: Pick, size: int, after: float, has_time: bool) -> None:
         path = self.path(name)
-        self.clock.advance(after if size else SAME_S)
+        self.clock.advance(after if size > 1 else SAME_S)
         data = self.data(size)
-        metadata = {"mtime": "1500000000.000000001"} if has_time else {}
+        metadata = {"mtime": GIVEN} if has_time else {}
         put_bytes(self.store, BUCKET, self.key(path), data, metadata=metadata)
         self.noted(path, Kind.FILE, data, *([GIVEN_NS] if has_time else []))
+
+    @rule(name=directories)
+    @event
+    def they_put_beside_a_directory(self, name: Pick) -> None:
+        path = self.path(name)
+        self.clock.advance(SAME_S)
+        data = self.data(60)
+        put_bytes(self.store, BUCKET, self.key(path), data)
+        self.noted(path, Kind.FILE, data)
+        if not any(key.startswith(f"{path}/") for key in self.names.now):
+            put_bytes(self.store, BUCKET, f"{self.key(path)}/", content_type=DIRECTORY_TYPE)
+            self.noted(f"{path}/", Kind.MARKER)
 
     @rule(name=theirs, size=sizes, is_static=st.booleans())
     @event
@@ -57,18 +74,17 @@ class OtherClients(Machine):
     def put_segments(self, path: str, size: int, *, is_static: bool) -> None:
         self.clock.advance(SAME_S)
         data = self.data(size)
-        segments_in = f"{BUCKET}_segments"
-        self.store.create_container(segments_in)
+        self.store.create_container(SEGMENTS_IN)
         top = f"{self.key(path)}/theirs-{self.new_number()}/"
         parts = []
         for start in range(0, size, PART):
             piece = data[start : start + PART]
-            info = put_bytes(self.store, segments_in, f"{top}{start:08d}", piece)
-            parts.append(Segment(segments_in, info.key, info.size, info.etag))
+            info = put_bytes(self.store, SEGMENTS_IN, f"{top}{start:08d}", piece)
+            parts.append(Segment(SEGMENTS_IN, info.key, info.size, info.etag))
         if is_static and parts:
             self.store.put_slo(BUCKET, self.key(path), parts, content_type="a/b")
         else:
-            self.store.put_dlo(BUCKET, self.key(path), f"{segments_in}/{top}", content_type="a/b")
+            self.store.put_dlo(BUCKET, self.key(path), f"{SEGMENTS_IN}/{top}", content_type="a/b")
         self.noted(path, Kind.FILE, data)
 
     @rule(name=theirs, leads_to=targets)
@@ -135,6 +151,34 @@ class OtherClients(Machine):
             self.store.delete(BUCKET, self.key(key))
             self.noted(key, None)
 
+    @rule()
+    @event
+    def they_remove_the_empty_bucket_of_segments(self) -> None:
+        if self.store._containers.get(SEGMENTS_IN) == {}:
+            self.store.delete_container(SEGMENTS_IN)
+
+    @rule()
+    @event
+    def they_make_the_bucket_anew(self) -> None:
+        for key in list(self.names.now):
+            self.store.delete(BUCKET, self.key(key))
+            self.noted(key, None)
+        self.store.delete_container(BUCKET)
+        self.store.create_container(BUCKET)
+
+    @rule(name=files, metadata=st.sampled_from([{}, {"mode": "600"}, {"mtime": GIVEN, "a": "b"}]))
+    @event
+    def they_post(self, name: Pick, metadata: dict[str, str]) -> None:
+        path = self.path(name)
+        before = self.names.now.get(path)
+        if before is None or path in self.mount.files:
+            # Of an open file nobody can tell whether it is at this version.
+            return
+        self.clock.advance(SAME_S)
+        self.store.post(BUCKET, self.store.head(BUCKET, self.key(path)), metadata)
+        self.noted(path, before.kind, before.content)
+        self.names.now[path] = replace(self.names.now[path], mtimes=None, modes=None)
+
 
 FAILURES: list[FsError] = [Unavailable("store", "503"), TimedOut("store", "silent")]
 CHANGES = ["put", "put_slo", "put_dlo", "copy", "delete", "delete_many", "post", "create_container"]
@@ -165,7 +209,7 @@ class Alone(Calls):
     """Nobody else uses the bucket, and nothing fails: there is one answer to each question."""
 
 
-class Shared(OtherClients, Calls):
+class Shared(OtherClients, BesideCalls):
     """Other clients use the bucket, too."""
 
 
@@ -173,5 +217,5 @@ class Failing(Failures, Calls):
     """The store fails now and then."""
 
 
-class Everything(OtherClients, Failures, Calls):
+class Everything(OtherClients, Failures, BesideCalls):
     """Other clients, and a store that fails now and then."""
