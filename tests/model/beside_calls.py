@@ -1,4 +1,4 @@
-"""What programs do with an object beside a directory of its name, which has another name here."""
+"""What programs do where others stored what has no name here, or another one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,26 @@ LATER_S = 100.0
 
 
 class BesideCalls(Calls):
-    """Calls for ``a~object``, where others made both ``a`` and ``a/``; nothing fails meanwhile."""
+    """Calls beside what others stored and this mount would not; all that they did is known.
+
+    ``a~object`` where they made both ``a`` and ``a/``, and directories with names that no file has.
+    """
+
+    @rule(number=st.integers(0, 3), is_removed=st.booleans())
+    @operation
+    def empty_a_directory_that_hides_objects(self, number: int, is_removed: bool) -> None:
+        found = sorted(
+            path for path in self.paths()[1] if path and self.names.hides(path, self.now)[1]
+        )
+        if not found:
+            return
+        self.clock.advance(LATER_S)
+        path = found[number % len(found)]
+        files = sorted(set(self.names.now) & {f"{path}/{name}" for name in self.entries(path)[0]})
+        for name in files:
+            self.do_unlink(name)
+        if is_removed:
+            self.do_rmdir(path)
 
     def beside(self, number: int) -> str | None:
         """Return the key of an object beside a directory that nobody has open; wait for it."""
@@ -28,6 +47,7 @@ class BesideCalls(Calls):
             for key, version in self.names.now.items()
             if version.kind is not Kind.MARKER
             and key not in self.mount.files
+            and is_shown(key)
             and is_shown(key + SHADOWED)
             and any(other.startswith(f"{key}/") for other in self.names.now)
         )

@@ -346,7 +346,18 @@ class Machine(RuleBasedStateMachine):
         return [*self.names.looks(path, self.now)]
 
     def look(self, path: str) -> Version | Directory | File | int | None:
-        """Return what the mount shows; it must be permitted. None: the store failed."""
+        """Return what the mount shows; it must be permitted. None: the store failed.
+
+        The look itself may find out that what was known is gone: then what is there is shown next.
+        """
+        found = self.look_once(path)
+        is_none, looks = found == errno.ENOENT, self.looks(path)
+        if (is_none and looks != [None]) or (found is DIRECTORY and looks != [DIRECTORY]):
+            return self.look_once(path)
+        return found
+
+    def look_once(self, path: str) -> Version | Directory | File | int | None:
+        """Return what the mount shows now, as ``look``."""
         outcome = self.call(self.fs.lstat, self.at(path))
         if outcome.is_fault:
             return None
@@ -358,11 +369,6 @@ class Machine(RuleBasedStateMachine):
             if any(isinstance(look, Version | File) for look in looks):
                 errors.add(errno.ENOTDIR)
             is_reachable = is_reachable and DIRECTORY in looks
-        if outcome.errno == errno.ENOENT in errors and self.looks(path) != [None]:
-            # It may have been found out just now that what was known is gone: what is there now?
-            outcome = self.call(self.fs.lstat, self.at(path))
-            if outcome.is_fault:
-                return None
         if not outcome.is_ok:
             assert outcome.errno in errors, f"{path}: {errno.errorcode[outcome.errno]}"
             return outcome.errno

@@ -88,7 +88,9 @@ class Calls(FileCalls):
     @rule(name=files)
     @operation
     def unlink(self, name: Pick) -> None:
-        path = self.path(name)
+        self.do_unlink(self.path(name))
+
+    def do_unlink(self, path: str) -> None:
         look = self.way(path) or self.look(path)
         if look is None:
             return
@@ -242,7 +244,7 @@ class Calls(FileCalls):
         ):
             # Others removed all of it.
             permitted.append(errno.ENOENT)
-        if self.failed(outcome, *permitted):
+        if self.failed(outcome, *permitted, path=old):
             return
         moved: dict[str, Version | None] = {}
         markers = {f"{old}/": f"{new}/", old: new}
@@ -295,7 +297,9 @@ class Calls(FileCalls):
     @rule(name=directories)
     @operation
     def rmdir(self, name: Pick) -> None:
-        path = self.path(name)
+        self.do_rmdir(self.path(name))
+
+    def do_rmdir(self, path: str) -> None:
         look = self.way(path) or self.look(path)
         if look is None:
             return
