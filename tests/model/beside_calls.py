@@ -12,7 +12,7 @@ from hypothesis.stateful import precondition, rule
 from tests.model.calls import picks, sizes
 from tests.model.machine import Pick, operation
 from tests.model.name_calls import Calls
-from tests.model.reference import SHADOWED, File, Kind, Version, is_shown
+from tests.model.reference import SHADOWED, File, Kind, Version, is_shown, parents
 
 # By then what others did is known.
 LATER_S = 100.0
@@ -46,7 +46,7 @@ class BesideCalls(Calls):
             key
             for key, version in self.names.now.items()
             if version.kind is not Kind.MARKER
-            and key not in self.mount.files
+            and not self.mount.files.keys() & {key, *parents(key)}
             and is_shown(key)
             and is_shown(key + SHADOWED)
             and any(other.startswith(f"{key}/") for other in self.names.now)
