@@ -371,21 +371,41 @@ class Segments:
             self._save(CLOSING, durable=True)
 
     def sweep(self, used: list[Segment]) -> None:
-        """Remove own segments that the new version does not use, before it is published.
+        """Remove own segments that the new version does not use, before it is published, and see
+        that the others are there, where the server does not.
 
-        A dynamic manifest would take them in. Raises as the store does.
+        A dynamic manifest would take in the ones and not miss the others. Raises as the store does,
+        Unavailable when a segment is gone.
         """
         names = {segment.key for segment in used}
         with self._lock:
             unused = [segment.key for segment in self._stored if segment.key not in names]
         layout = self.begin()
-        store = self._sending.store
-        if self._has_failed:
+        store, is_checked = self._sending.store, self._sending.is_checked
+        listed: dict[str, tuple[int, str]] = {}
+        if self._has_failed or not is_checked:
             # The answer of a PUT may have been lost, not what it stored.
             for page in store.listing(layout.container, prefix=layout.prefix):
-                unused += [part.key for part in page.objects if part.key not in names]
+                listed |= {part.key: (part.size, part.etag) for part in page.objects}
+            unused += [key for key in listed if key not in names]
         if unused:
             store.delete_many(layout.container, sorted(set(unused)))
+        if not is_checked:
+            self._see(used, listed)
+
+    def _see(self, used: list[Segment], listed: Mapping[str, tuple[int, str]]) -> None:
+        """Ask for the segments that a listing lacks, which may lag; raise Unavailable."""
+        for segment in used:
+            wanted = (segment.size, segment.etag)
+            if listed.get(segment.key) == wanted:
+                continue
+            try:
+                found = self._sending.store.head(segment.container, segment.key).info
+            except NotFound:
+                found = None
+            if found is None or (found.size, found.etag) != wanted:
+                why = f"another client removed or changed its segment {segment.key}"
+                raise Unavailable(f"{self.bucket}/{self.key}", why)
 
     def failed(self) -> None:
         """The upload failed: remove what was sent, unless it is all that is left of the file."""

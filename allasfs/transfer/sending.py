@@ -76,6 +76,14 @@ class Sending:
         return large.is_static(self.limits, self.config.large_objects)
 
     @property
+    def is_checked(self) -> bool:
+        """Whether the server refuses a manifest whose segments are not there: Swift's static ones.
+
+        A dynamic one has what is there when it is read, and RGW takes any static one.
+        """
+        return self.is_static and self.limits.slo_sizes_listed
+
+    @property
     def most_segments(self) -> int:
         """How many segments a large object may have."""
         return self.limits.max_segments if self.is_static else MOST_DYNAMIC

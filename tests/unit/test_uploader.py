@@ -15,6 +15,7 @@ from allasfs.config import MIB, Config
 from allasfs.deadline import Deadline
 from allasfs.errors import (
     AccessDenied,
+    BadName,
     FileTooBig,
     Internal,
     NotFound,
@@ -408,3 +409,34 @@ def test_bytes_that_only_the_segments_had_are_stale_when_these_are_gone(
             fetch=lambda start, stop: b"?" * (stop - start),
         )
     assert get_bytes(store, "bucket", "key") == b"theirs"
+
+
+@pytest.mark.semantics("C19", "R1")
+@pytest.mark.parametrize("is_removed", [True, False])
+def test_no_manifest_is_published_over_a_segment_that_another_client_removed_or_changed(
+    store: MemStore, spool: Spool, uploader: Uploader, *, is_removed: bool
+) -> None:
+    put_bytes(store, "bucket", "key", b"old")
+    file = file_of(spool, LARGE)
+    draft = uploader.draft(file, "bucket", "key")
+
+    waiting = iter([True])
+
+    def interfere(call: Call) -> None:
+        # The last request before the manifest, or it itself.
+        if (call.method, call.container) not in (("listing", SEGMENTS), ("put_slo", "bucket")):
+            return
+        if next(waiting, False):
+            key = store.keys(SEGMENTS)[1]
+            if is_removed:
+                store.delete(SEGMENTS, key)
+            else:
+                put_bytes(store, SEGMENTS, key, bytes(MIB))
+
+    store.before = interfere
+    with pytest.raises((Unavailable, BadName)):
+        uploader.upload(draft, content_type="a/b", metadata={})
+    assert get_bytes(store, "bucket", "key") == b"old"
+    # The file is here: another attempt stores it.
+    uploader.upload(draft, content_type="a/b", metadata={})
+    assert get_bytes(store, "bucket", "key") == file.read(0, LARGE)
