@@ -52,7 +52,20 @@ class FileCalls(Machine):
     fds = Bundle("fds")
 
     def resolve(self, path: str) -> tuple[str, Seen, list[Version]]:
-        """Follow links; return where they lead, what is there, and the links on the way."""
+        """Follow links; return where they lead, what is there, and the links on the way.
+
+        The look at the end may find out that what was known is gone, the links on the way, too.
+        """
+        found = self.followed(path)
+        while found[1] is not None and found[2]:
+            again = self.followed(path)
+            if again == found:
+                break
+            found = again
+        return found
+
+    def followed(self, path: str) -> tuple[str, Seen, list[Version]]:
+        """Follow links once."""
         links: list[Version] = []
         while True:
             if way := self.way(path):
